@@ -102,7 +102,7 @@ def bench(name: str, clients: int, tokens: int, room: Path) -> Mapping[str, floa
     """One run; its figures in milliseconds and tokens a second."""
     out = room / f"{name}-{clients}.json"
     command = [sys.executable, "-m", "mmbuild", "bench", "--url", URL, "--clients", str(clients)]
-    command += ["--requests", str(REQUESTS.get(clients, 4 * clients)), "--max-tokens", str(tokens)]
+    command += ["--requests", str(REQUESTS.get(clients, 4 * clients)), "--max-new-tokens", str(tokens)]
     command += ["--ignore-eos", "--prompt", _PROMPT, "-o", str(out)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (run,) = json.loads(out.read_text())["runs"]

@@ -15,6 +15,24 @@ HEAD = """\
 <!-- Written by tools/make_docs.py from the commands' own help; change it there. -->
 
 `mmbuild --help` lists the commands, `mmbuild COMMAND --help` prints what is below.
+
+Options have the same name in all commands:
+
+- `--json` prints JSON instead of text.
+- `-o`, `--output` writes a file.
+- `--exit-code` changes the exit status if something differs or is to be built: to 3 for `plan` and `ci diff`, to 1
+  for `diff` and `compat`.
+- `--offline` does not contact the hub.
+- `-q`, `--quiet` prints only results and errors: for `apply` the engine directories and failures, for `plan` the
+  counts. Progress, notes and warnings about recipes to build are left out; an error keeps its hint.
+- `-v`, `--verbose` prints more: `apply` the store, cached results and the log lines of running actions, `plan` every
+  change, input and key of each action.
+
+`-q` and `-v` may be written before the command or after it. Earlier names of options (`--out`, `--detailed-exitcode`,
+`--format json`, `--max-tokens`, `compat --check`) still work and print a note with the current one.
+
+BUILD is the directory of an engine, or its name below `--build-dir`. RECIPE is a file, or a directory that stands for
+the recipes directly in it.
 """
 
 

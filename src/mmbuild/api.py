@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Sink, nowhere
 from mmbuild.core.execution.history_sink import record_history
+from mmbuild.core.execution.log_sink import record_logs
 from mmbuild.core.graph.plan import Plan
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhe
 
 
 @record_history
+@record_logs
 def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere) -> Result:
     """Like :func:`apply`, but returns failures of actions in the result instead of raising."""
     from mmbuild.core.execution.options import ApplyOptions, Options

@@ -77,10 +77,10 @@ exit status 1
 [4/9] run    llava-shapes-int4/convert: never built
 [5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
 [5/9] run    llava-shapes-int4/quantize: never built
-[6/9] FAILED llava-shapes-int4/quantize: step `quantize` of `llava-shapes-int4/quantize` failed: ZeroDivisionError: the test asked for it
+[6/9] FAILED llava-shapes-int4/quantize [MM310]
 
 error: step `quantize` of `llava-shapes-int4/quantize` failed: ZeroDivisionError: the test asked for it [MM310]
-  log: ROOT/store/logs/KEY.log
+  log: `mmbuild logs llava-shapes-int4/quantize`
 
 hint: read the log; `--debug` shows the traceback
 1 failed, 5 ran; finished actions are kept
@@ -104,12 +104,12 @@ exit status 1
 [4/9] run    llava-shapes-int4/convert: never built
 [5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
 [5/9] run    llava-shapes-int4/quantize: never built
-[6/9] FAILED llava-shapes-int4/quantize: the worker of `llava-shapes-int4/quantize` was killed (SIGKILL), most likely because memory ran out
+[6/9] FAILED llava-shapes-int4/quantize [MM311]
 
 error: the worker of `llava-shapes-int4/quantize` was killed (SIGKILL), most likely because memory ran out [MM311]
   | layer 1 of 2
   | layer 2 of 2
-  log: ROOT/store/logs/KEY.log
+  log: `mmbuild logs llava-shapes-int4/quantize`
 
 hint: use fewer `--jobs` or a machine with more memory; see `dmesg`; finished actions are kept
 1 failed, 5 ran; finished actions are kept

@@ -11,7 +11,7 @@ from support.html_page import Page
 from support.measured import answered, result, run
 from support.servers.openai import chat_server
 
-QUICK = ("--image-size", "16", "--requests", "4", "--max-tokens", "4", "--warmup", "0")
+QUICK = ("--image-size", "16", "--requests", "4", "--max-new-tokens", "4", "--warmup", "0")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_an_engine_is_measured(capsys, tmp_path):
     assert data["workload"]["max_tokens"] == 40
     assert {one["tokens"] for run in data["runs"] for one in run["requests"]} == {40}
     assert "batches of 8 are requested" in bench(capsys, demo_directory(), "--batch", "8", status=2).err
-    assert "[MM515]" in bench(capsys, demo_directory(), "--max-tokens", "41", *words[:2], status=1).err
+    assert "[MM515]" in bench(capsys, demo_directory(), "--max-new-tokens", "41", *words[:2], status=1).err
 
 
 def test_a_directory_that_is_no_engine(capsys, tmp_path):

@@ -34,11 +34,11 @@ def planned(text):
 
 def test_plan_then_apply_then_nothing_to_do(project):
     assert planned(project.run("plan", RECIPE).stdout) == dict.fromkeys(STEPS, "run")
-    project.run("plan", RECIPE, "--detailed-exitcode", status=3)
+    project.run("plan", RECIPE, "--exit-code", status=3)
     done = project.run("apply", RECIPE)
     assert done.stdout.strip() == f"build/{NAME}"
     assert (project.root / "build" / NAME / "manifest.json").exists()
-    assert set(planned(project.run("plan", RECIPE, "--detailed-exitcode").stdout).values()) == {"up to date"}
+    assert set(planned(project.run("plan", RECIPE, "--exit-code").stdout).values()) == {"up to date"}
     assert "everything is up to date" in project.run("apply", RECIPE).stderr
 
 

@@ -55,33 +55,41 @@ def for_toolchain(sm: int = 90) -> None:
 
 def test_an_engine_for_this_host(capsys: pytest.CaptureFixture[str]) -> None:
     for_this_cpu()
-    assert main(["compat", "build", "--check"]) == 0
+    assert main(["compat", "build", "--exit-code"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "build: llava, backend torch"
     assert lines[1].split() == ["ok", "torch", "needs", f"{TORCH};", "here", TORCH]
     assert lines[2].startswith("  ok       cpu    needs generic instructions; here ")
 
 
-def test_engine_for_another_torch_is_reported_and_fails_with_check(
+def test_engine_for_another_torch_is_reported_and_fails_with_exit_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for_this_cpu(torch="1.0.0")
     assert main(["compat", "build"]) == 0
     assert "pip install 'torch==1.0.0'" in capsys.readouterr().out
+    assert main(["compat", "build", "--exit-code"]) == 1
+
+
+def test_the_old_check_still_fails_and_names_the_new_option(capsys: pytest.CaptureFixture[str]) -> None:
+    for_this_cpu(torch="1.0.0")
     assert main(["compat", "build", "--check"]) == 1
+    assert "note: `--check` is now `--exit-code`" in capsys.readouterr().err
+    assert main(["compat", "build", "--no-check"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_toolchain_engine_is_checked_against_its_environment(
     capsys: pytest.CaptureFixture[str], alone: Path
 ) -> None:
     for_toolchain()
-    assert main(["compat", "build", "--check"]) == 1
+    assert main(["compat", "build", "--exit-code"]) == 1
     assert "mmbuild config set-toolchain 0.9.0" in capsys.readouterr().out
     python = make_python(alone / "venv", INSIDE)
     Path("config.yaml").write_text(f"toolchains: {{0.9.0: {{python: {python}, examples: /e}}}}\n", "utf-8")
-    assert main(["compat", "build", "--check"]) == 0
+    assert main(["compat", "build", "--exit-code"]) == 0
     python.unlink()
-    assert main(["compat", "build", "--check"]) == 1
+    assert main(["compat", "build", "--exit-code"]) == 1
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,10 +111,10 @@ def test_a_tensorrt_visual_engine(capsys: pytest.CaptureFixture[str], alone: Pat
     (visual / "visual.json").write_text(json.dumps(described), "utf-8")
     python = make_python(alone / "venv", {"tensorrt": "8.6.0", "numpy": "1.26.4"})
     Path("config.yaml").write_text(f"tensorrt: {{python: {python}}}\n", "utf-8")
-    assert main(["compat", "build", "--check"]) == 0
+    assert main(["compat", "build", "--exit-code"]) == 0
     described["tensorrt"] = {"version": "10.1.0", "sm": 90}
     (visual / "visual.json").write_text(json.dumps(described), "utf-8")
-    assert main(["compat", "build", "--check"]) == 1
+    assert main(["compat", "build", "--exit-code"]) == 1
     assert "tensorrt (visual)" in capsys.readouterr().out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -28,3 +30,18 @@ def test_unknown_code_suggests_the_nearest() -> None:
         CliRunner().invoke(command, ["MM10"], catch_exceptions=False)
     assert caught.value.hint is not None
     assert "MM10" in caught.value.hint
+
+
+def test_a_number_that_no_code_has_suggests_none_with_another_number() -> None:
+    with pytest.raises(UsageError) as caught:
+        CliRunner().invoke(command, ["MM999"], catch_exceptions=False)
+    assert caught.value.hint == "`mmbuild explain` lists all codes"
+
+
+def test_json_has_one_entry_or_all() -> None:
+    one = json.loads(CliRunner().invoke(command, ["MM103", "--json"]).stdout)
+    assert set(one) == {"code", "title", "symptom", "cause", "cure"}
+    assert one["code"] == "MM103"
+    every = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
+    assert [entry["code"] for entry in every] == list(codes())
+    assert one in every

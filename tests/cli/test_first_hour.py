@@ -348,9 +348,9 @@ INSTEAD = {
         "`.` is a directory of recipes, not an engine",
         "name its engine: `build/small`",
     ),
-    "small": ("`small` does not exist", "did you mean `build/small`?"),
-    "nothing": (
-        "`nothing` does not exist",
+    "some/small": ("`some/small` does not exist", "did you mean `build/small`?"),
+    "some/nothing": (
+        "`some/nothing` does not exist",
         "run `mmbuild apply RECIPE` first; its engine is then in `build/<name>`",
     ),
     "build/small/engine.json": (

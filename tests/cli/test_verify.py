@@ -75,7 +75,7 @@ def test_an_answer_is_compared_up_to_its_end(build, pictures, capsys):
 @pytest.mark.slow
 def test_report_is_written_to_the_requested_path(build, pictures, tmp_path, capsys):
     out = tmp_path / "elsewhere.json"
-    verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out)
+    verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--output", out)
     assert json.loads(out.read_text())["version"] == 3
     assert "<svg" in out.with_suffix(".html").read_text()
     assert not (build / "report.json").exists()
@@ -85,7 +85,7 @@ def test_report_is_written_to_the_requested_path(build, pictures, tmp_path, caps
 @pytest.mark.slow
 def test_unwritable_report_is_an_error(build, pictures, tmp_path, capsys):
     out = tmp_path / "no" / "such" / "directory.json"
-    reported = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out, status=1)
+    reported = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--output", out, status=1)
     assert "[MM562]" in reported.err
     assert str(out) in reported.err
 

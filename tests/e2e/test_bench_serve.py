@@ -16,7 +16,7 @@ from support.serving.process import ready, serving
 
 pytestmark = pytest.mark.slow
 TOKENS = 12
-WORDS = ("--image-size", "32", "--prompt", "how many ?", "--max-tokens", str(TOKENS), "--ignore-eos")
+WORDS = ("--image-size", "32", "--prompt", "how many ?", "--max-new-tokens", str(TOKENS), "--ignore-eos")
 
 
 def bench(url: str, *words: str) -> subprocess.Popen[str]:

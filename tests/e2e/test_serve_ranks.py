@@ -180,7 +180,7 @@ def test_a_conversation(build, tmp_path) -> None:
 
 def test_a_measurement(build, tmp_path) -> None:
     out = tmp_path / "a.json"
-    words = ("--batch", "1,2", "--requests", "4", "--ignore-eos", "--max-tokens", "8", "-o", str(out))
+    words = ("--batch", "1,2", "--requests", "4", "--ignore-eos", "--max-new-tokens", "8", "-o", str(out))
     done = mmbuild("bench", str(build), *words)
     assert done.returncode == 0, done.stderr
     assert "batches of 2" in done.stdout

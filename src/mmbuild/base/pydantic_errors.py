@@ -46,12 +46,16 @@ class DocumentKind:
         name: Its name in messages: ``recipe``.
         rule: Code for errors from the model's validators, whose messages are predicates ("needs ...").
         short: Keys that accept a word in place of a mapping, with the words.
+        other_keys: Names of keys in other programs -> the dotted key of this one.
+        other_values: Values of other programs, in lower case -> the value of this one.
     """
 
     model: type[BaseModel]
     name: str
     rule: str = "MM114"
     short: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    other_keys: Mapping[str, str] = field(default_factory=dict)
+    other_values: Mapping[str, str] = field(default_factory=dict)
 
 
 def validate(root: YamlNode, form: DocumentKind) -> tuple[Any | None, Sequence[Any]]:
@@ -86,7 +90,7 @@ def diagnose(root: YamlNode, path: Path, group: Sequence[Any], form: DocumentKin
         return _broken_rule(path, node, group[0], form)
     allowed = _allowed(group)
     if allowed:
-        return _not_allowed(path, node, allowed)
+        return _not_allowed(path, node, allowed, form)
     if kinds[0] in _MADE_OF:
         return _wrong_type(path, node, _MADE_OF[kinds[0]], form)
     return _out_of_bounds(path, node, group[0], form)
@@ -115,6 +119,9 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
     key = str(path[-1])
     near = nearest(key, known)
     in_other_sections = [item for item in every_key(form.model) if item.rpartition(".")[2] == key]
+    meant = form.other_keys.get(key) or next(iter(in_other_sections), near)
+    if meant is not None and meant.rpartition(".")[0] == dotted(path[:-1]):
+        meant = meant.rpartition(".")[2]
     where = f"`{dotted(path[:-1])}`" if len(path) > 1 else f"a {form.name}"
     return diagnostic_at(
         "MM103",
@@ -122,7 +129,7 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
         span,
         path=dotted(path),
         allowed=known,
-        suggestion=in_other_sections[0] if in_other_sections else near,
+        suggestion=meant,
     )
 
 
@@ -132,15 +139,18 @@ def _broken_rule(path: Path, node: YamlNode, error: Any, form: DocumentKind) -> 
     return diagnostic_at(form.rule, f"{where} {error['ctx']['error']}", at, path=dotted(path))
 
 
-def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...]) -> Diagnostic:
+def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...], form: DocumentKind) -> Diagnostic:
     value = plain(node)
+    meant = form.other_values.get(str(value).lower())
+    if meant not in allowed:
+        meant = nearest(value, allowed) if isinstance(value, str) else None
     return diagnostic_at(
         "MM112",
         f"`{dotted(path)}` cannot be {_show(value)}",
         node.span,
         path=dotted(path),
         allowed=allowed,
-        suggestion=nearest(value, allowed) if isinstance(value, str) else None,
+        suggestion=meant,
     )
 
 

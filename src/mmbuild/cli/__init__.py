@@ -32,6 +32,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "diff": "Show the differences between two builds",
         "compare": "Compare builds side by side: precision, size, quality, speed",
         "history": "List past builds, their duration and the time the store saved",
+        "logs": "Print the output of actions, also of those that failed",
         "graph": "Draw the action graph of recipes",
         "compat": "Show which hosts can load a built engine",
         "explain": "Explain a diagnostic code such as MM103",
@@ -54,12 +55,19 @@ _RENAMED: Mapping[str, str] = {"matrix": "plan", "matrix-diff": "diff"}
 """Old command -> command of ``mmbuild ci``."""
 
 _MEANT: Mapping[str, str] = {
-    "ask": "run", "benchmark": "bench", "build": "apply", "check": "validate", "clean": "cache gc",
-    "convert": "apply", "create": "init", "deploy": "serve", "evaluate": "eval", "export": "script", "freeze": "lock",
-    "gc": "cache gc", "generate": "run", "help": "--help", "infer": "run", "install": "apply",
-    "lint": "validate", "list": "cache ls", "log": "history", "ls": "cache ls", "make": "apply",
-    "new": "init", "prune": "cache gc", "quantize": "apply", "score": "eval", "start": "serve", "status": "plan",
-    "test": "verify", "up": "apply", "version": "--version",
+    "add": "init", "all": "apply", "api-server": "serve", "ask": "run", "benchmark": "bench", "build": "apply",
+    "chat-completion": "chat", "check": "validate", "clean": "cache gc", "compile": "apply", "complete": "run",
+    "convert": "apply", "create": "init", "dag": "graph", "delete": "cache gc", "deploy": "serve",
+    "describe": "explain", "destroy": "cache gc", "df": "cache ls", "du": "cache ls", "evaluate": "eval",
+    "exec": "run", "export": "script", "fetch": "cache pull", "freeze": "lock", "gc": "cache gc", "generate": "run",
+    "help": "--help", "images": "cache ls", "infer": "run", "info": "doctor", "inspect": "compat",
+    "install": "apply", "lint": "validate", "list": "cache ls", "log": "logs", "login": "config show",
+    "ls": "cache ls", "make": "apply", "new": "init", "perf": "bench", "prune": "cache gc", "ps": "history",
+    "pull": "cache pull", "push": "cache push", "quantize": "apply", "query": "graph", "refresh": "plan",
+    "rm": "cache gc", "score": "eval", "settings": "config show", "show": "plan", "start": "serve",
+    "status": "plan", "sync": "apply", "tail": "logs", "test": "verify", "tree": "graph", "trtllm-bench": "bench",
+    "trtllm-build": "apply", "trtllm-serve": "serve", "up": "apply", "update": "lock", "upgrade": "lock",
+    "upload": "cache push", "version": "--version",
 }  # fmt: skip
 """What users of other tools type -> what it is called here."""
 
@@ -75,7 +83,7 @@ Example:
 
 \b
 Exit status: 0 success, 1 invalid input, a failed build or output that could not be written, 2 wrong usage
-or a bug in mmbuild, 3 changes (plan --detailed-exitcode), 4 a stale plan, 130 interrupted. A reader that
+or a bug in mmbuild, 3 changes (plan --exit-code), 4 a stale plan, 130 interrupted. A reader that
 exits early (`| head`) neither stops the work nor changes the status.
 
 \b
@@ -130,8 +138,9 @@ def command_group() -> click.Group:
     import click
 
     from mmbuild._version import __version__
+    from mmbuild.cli import commands
 
-    class Verbs(click.Group):
+    class Verbs(commands.Group):
         """Lists the commands without importing their modules."""
 
         def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -166,15 +175,16 @@ def command_group() -> click.Group:
 
 def _renamed(word: str) -> click.Command:
     from mmbuild.cli import ci
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
 
-    print_status(f"note: `mmbuild {word}` is now `mmbuild ci {_RENAMED[word]}`")
+    print_note(f"note: `mmbuild {word}` is now `mmbuild ci {_RENAMED[word]}`")
     return ci.subcommand(_RENAMED[word])
 
 
 def _unknown_verb(word: str) -> str:
     import difflib
 
-    meant = _MEANT.get(word) or next(iter(difflib.get_close_matches(word, VERBS, n=1)), None)
+    near = next(iter(difflib.get_close_matches(word, [*VERBS, *_MEANT], n=1)), "")
+    meant = _MEANT.get(word) or _MEANT.get(near, near)
     suggestion = f"; did you mean `mmbuild {meant}`?" if meant else f"; commands are {', '.join(VERBS)}"
     return f"no command `{word}`{suggestion}"

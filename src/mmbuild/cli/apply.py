@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import github, options
+from mmbuild.cli import commands, github, options
 
 if TYPE_CHECKING:
     from mmbuild.cli.plan_request import Planning
@@ -26,13 +26,13 @@ _TIMES_SHOWN = 40
 """Longest table of action times; more lines would not fit on a screen."""
 
 
-@click.command("apply")
+@commands.command("apply", verbose="Also print the store, cached results, and log lines of running actions.")
 @options.recipes
 @options.location_options
 @options.locked_option
 @options.applying()
 @click.option("--dry-run", is_flag=True, help="Print what `mmbuild plan` prints, and build nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object per line.")
+@options.json_option("the events, one object per line")
 @click.option("--no-progress", is_flag=True, help="Disable the live display on a terminal.")
 @github.annotate_errors
 @click.pass_context
@@ -124,6 +124,10 @@ def _run(
     planning: Planning, applied: ApplyOptions, tally: EventStats, *, as_json: bool, live: bool
 ) -> Result:
     from mmbuild.api import run
+    from mmbuild.cli.apply_details import log_lines, starting_lines
+    from mmbuild.cli.output import print_status
+    from mmbuild.cli.verbosity import is_quiet, is_verbose
+    from mmbuild.core.execution.events import nowhere
     from mmbuild.core.execution.progress import display
 
     if as_json:
@@ -131,8 +135,15 @@ def _run(
         result = run(planning.plan, applied, sink=printer)
         printer.raise_failure()
         return result
-    with display(planning.plan, live=live) as sink:
-        return run(planning.plan, applied, sink=tally.watching(sink))
+    if is_quiet():
+        return run(planning.plan, applied, sink=tally.watching(nowhere))
+    with display(planning.plan, live=live and not is_verbose()) as sink:
+        if not is_verbose():
+            return run(planning.plan, applied, sink=tally.watching(sink))
+        for line in starting_lines(planning.plan):
+            print_status(line)
+        with log_lines(sink) as both:
+            return run(planning.plan, applied, sink=tally.watching(both))
 
 
 class _EventPrinter:
@@ -161,20 +172,20 @@ class _EventPrinter:
 
 def _report(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
     """Print failures always, and a summary unless the events on standard output already report it."""
-    from mmbuild.cli.output import print_status, report_failed
+    from mmbuild.cli.output import print_failures, print_note, report_failed
 
     for failed in result.failed:
         if not quiet:
-            print_status()
+            print_note()
         report_failed(failed, debug=debug)
     if quiet:
         return
     if not result.ok:
-        print_status(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
+        print_failures(len(result.failed), len(result.ran))
         return
-    print_status(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+    print_note(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
     for line in _times(result):
-        print_status(line)
+        print_note(line)
     for build in planning.plan.builds:
         click.echo(_shown(build.directory))
 
@@ -191,10 +202,10 @@ def _times(result: Result) -> list[str]:
 
 
 def _print_up_to_date(planning: Planning) -> None:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.core.graph.plan_text import summary
 
-    print_status(summary(planning.plan))
+    print_note(summary(planning.plan))
     click.echo("\n".join(_shown(build.directory) for build in planning.plan.builds))
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
 
 if TYPE_CHECKING:
     from mmbuild.serving.bench.load import Extent, Load
@@ -24,8 +25,8 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 _FOR_ENGINES, _FOR_SERVERS = ("batches",), ("model", "key_file", "timeout", "clients")
 
 
-@click.command("bench")
-@click.argument("build", required=False, type=click.Path(path_type=Path), metavar="[BUILD]")
+@commands.command("bench")
+@build_arguments("build", required=False, metavar="[BUILD]")
 @click.option("--url", help="Measure the OpenAI-compatible server at this URL instead of an engine.")
 @click.option("--model", help="Model name in requests to a server (default: the only one that it lists).")
 @click.option(
@@ -79,14 +80,15 @@ _FOR_ENGINES, _FOR_SERVERS = ("batches",), ("model", "key_file", "timeout", "cli
 @click.option(
     "--prompt", "prompts", multiple=True, help="Prompt; repeat for more. An empty one sends only the image."
 )
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
+@options.max_new_tokens_option(
+    "Maximum tokens per answer.",
+    click.IntRange(min=1),
     show_default=f"{_TOKENS}, or the engine's limit if it is lower",
-    help="Limit of tokens per answer.",
 )
 @click.option(
-    "--ignore-eos", is_flag=True, help="Generate --max-tokens tokens each; servers need vLLM's `ignore_eos`."
+    "--ignore-eos",
+    is_flag=True,
+    help="Generate --max-new-tokens tokens each; servers need vLLM's `ignore_eos`.",
 )
 @click.option(
     "--seed",
@@ -95,11 +97,9 @@ _FOR_ENGINES, _FOR_SERVERS = ("batches",), ("model", "key_file", "timeout", "cli
     show_default=True,
     help="Seed for images and arrivals.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write the result as JSON, with every request."
-)
+@options.output_option("Write the result as JSON, with every request.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with curves.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
+@options.json_option("the result, instead of a table")
 @options.check_option
 @click.pass_context
 def command(
@@ -119,7 +119,7 @@ def command(
     images: tuple[str, ...],
     image_size: int,
     prompts: tuple[str, ...],
-    max_tokens: int | None,
+    max_new_tokens: int | None,
     ignore_eos: bool,
     seed: int,
     output: Path | None,
@@ -149,11 +149,11 @@ def command(
 
     extent = Extent(_REQUESTS if requests is None and seconds is None else requests, seconds, warmup)
     asked = tuple(prompt for prompt in prompts or (PROMPT,) if prompt)
-    workload = Workload(images, image_size, asked, max_tokens or _TOKENS, ignore_eos, seed)
+    workload = Workload(images, image_size, asked, max_new_tokens or _TOKENS, ignore_eos, seed)
     _check_options(context, workload, output, html)
     shown = _Shown(output, html, as_json)
     if build is not None:
-        _measure_engine(build, check, batches, rates, workload, extent, shown, lower=max_tokens is None)
+        _measure_engine(build, check, batches, rates, workload, extent, shown, lower=max_new_tokens is None)
     else:
         sweep = _of_server(url or "", model, key_file, timeout, clients, rates, workload)
         _run(sweep, extent, shown)
@@ -320,9 +320,9 @@ def _unfit(message: str, hint: str) -> Exception:
 
 
 def _report(load: Load) -> None:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
 
-    print_status(f"measuring {load.name} ...")
+    print_note(f"measuring {load.name} ...")
 
 
 def _run(sweep: _Sweep, extent: Extent, shown: _Shown) -> None:

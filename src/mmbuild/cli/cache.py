@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.action_cache import Record
@@ -43,7 +43,7 @@ _SIZE = _Quantity("size", _SIZES, r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", "500MB or 20
 _AGE = _Quantity("age", _AGES, r"(\d+(?:\.\d+)?)\s*([smhdw])", "12h or 30d")
 
 
-@click.group("cache")
+@commands.group("cache")
 def command() -> None:
     """List, check and shrink the store; share it with other machines.
 
@@ -57,7 +57,7 @@ def command() -> None:
 
 @command.command("ls")
 @options.store
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option()
 def ls(*, store: Path | None, as_json: bool) -> None:
     """List artifacts, most recently used first, with the builds that use them.
 
@@ -66,7 +66,7 @@ def ls(*, store: Path | None, as_json: bool) -> None:
       mmbuild cache ls --json
     """
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.reachability import reachable_artifacts
@@ -82,7 +82,7 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     for item in artifacts:
         users = ", ".join(item.recipes) or "-"
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label:<{width}}  {users}")
-    print_status(f"{len(artifacts)} artifacts in `{opened.root}`")
+    print_note(f"{len(artifacts)} artifacts in `{opened.root}`")
 
 
 @command.command("verify")
@@ -97,7 +97,7 @@ def verify(*, store: Path | None) -> None:
     Example:
       mmbuild cache verify
     """
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note, print_status
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.verify import check_store
 
@@ -114,7 +114,7 @@ def verify(*, store: Path | None) -> None:
         f"{result.objects} objects and {result.artifacts} artifacts checked, {len(result.faults)} faults"
     )
     if result.faults or result.builds:
-        print_status("the next apply rebuilds what was removed and reinstalls the voided engines")
+        print_note("the next apply rebuilds what was removed and reinstalls the voided engines")
         sys.exit(1)
 
 
@@ -156,7 +156,7 @@ def gc(
       mmbuild cache gc --remote --older-than 60d --max-size 2TB
     """
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.core.store.gc import collect
     from mmbuild.core.store.layout import open_store
 
@@ -172,11 +172,9 @@ def gc(
     for item in swept.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
-    print_status(
-        f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})"
-    )
+    print_note(f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})")
     if limit is not None and swept.kept_size > limit:
-        print_status("existing builds use what is left; remove an engine directory to free its artifacts")
+        print_note("existing builds use what is left; remove an engine directory to free its artifacts")
 
 
 _REMOTE = click.option("--remote", metavar="URL", help="Shared store (default: the configured one).")
@@ -184,9 +182,10 @@ _REMOTE = click.option("--remote", metavar="URL", help="Shared store (default: t
 
 @command.command("push")
 @click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
+@options.planning("overrides", "offline", "allow_outside")
 @options.store
 @_REMOTE
-def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -> None:
+def push(*, request: PlanOptions, store: Path | None, remote: str | None) -> None:
     """Upload results to the shared store: everything in this store, or what the recipes need.
 
     Results that are already there are not uploaded again; the first published result of an action is kept.
@@ -198,9 +197,10 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
     """
     from mmbuild.base.errors import MmbuildError
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note, print_status
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.locks import shared_lock
+    from mmbuild.pipeline.recipe_files import with_files
     from mmbuild.team.remote_cache.push import PushResult, push_all
 
     opened = open_store(store)
@@ -213,12 +213,12 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
             print_status(f"failed  {record.label}: {outcome.message} [{outcome.code}]")
             return
         uploaded += outcome.carried
-        print_status(f"{outcome.outcome:<10}  {record.label}  {size_text(outcome.carried)}")
+        print_note(f"{outcome.outcome:<10}  {record.label}  {size_text(outcome.carried)}")
 
     with shared_lock(opened):
-        records = _built(opened, recipes)
+        records = _built(opened, with_files(request))
         failed = push_all(shared, records, report)
-    print_status(
+    print_note(
         f"{len(records)} results, {size_text(uploaded)} uploaded to `{shared.settings.shown}`, {failed} failed"
     )
     if failed:
@@ -243,22 +243,23 @@ def pull(
       mmbuild cache pull recipes/llava-int4.yaml
     """
     from mmbuild.api import plan_graphs
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.core.execution.progress import display
     from mmbuild.core.graph.plan_text import summary
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.locks import shared_lock
     from mmbuild.pipeline.planning import prepare
+    from mmbuild.pipeline.recipe_files import with_files
     from mmbuild.team.remote_cache.sync import pull_planned
 
     opened = open_store(store)
     shared = _shared(opened, remote)
     shared.settings = replace(shared.settings, pull=True)
-    prepared = prepare(request, opened)
+    prepared = prepare(with_files(request), opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir, remote=lambda: shared)
     with shared_lock(opened), display(plan) as sink:
         plan = pull_planned(plan, shared, sink)
-    print_status(f"left for apply: {summary(plan)}")
+    print_note(f"left for apply: {summary(plan)}")
 
 
 @command.command("keygen")
@@ -270,11 +271,11 @@ def keygen(*, file: Path) -> None:
     Example:
       mmbuild cache keygen ~/.config/mmbuild/signing.pem
     """
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.team.remote_cache.signatures import make_key
 
     public = make_key(file.expanduser())
-    print_status(
+    print_note(
         f"wrote `{file}`; keep it secret, and set store.signing_key or MMBUILD_SIGNING_KEY to its path"
     )
     click.echo(public)
@@ -294,19 +295,18 @@ def _shared(store: Store, remote: str | None) -> SharedStore:
     return shared
 
 
-def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
-    """Results with artifacts in this store, oldest first: all of them, or those that ``recipes`` need."""
+def _built(store: Store, request: PlanOptions) -> list[Record]:
+    """Results with artifacts in this store, oldest first: all, or those that the recipes of ``request`` need."""
     from mmbuild.core.store.action_cache import load_cache
 
     cache = load_cache(store)
     records = [record for record in cache.by_key.values() if store.has(record.digest)]
-    if not recipes:
+    if not request.paths:
         return records
     from mmbuild.api import plan_graphs
-    from mmbuild.pipeline.options import PlanOptions
     from mmbuild.pipeline.planning import prepare
 
-    graphs = prepare(PlanOptions(recipes), store).graphs
+    graphs = prepare(request, store).graphs
     plan = plan_graphs(graphs, store, remote=lambda: None)
     required = {planned.record.key for planned in plan.actions if planned.record is not None}
     return [record for record in records if record.key in required]
@@ -316,7 +316,7 @@ def _gc_remote(
     store: Store, remote: str, limit: int | None, older_than: float | None, *, dry_run: bool
 ) -> None:
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.core.store.reachability import live_roots, reached_by
     from mmbuild.team.remote_cache.gc import collect
 
@@ -326,9 +326,7 @@ def _gc_remote(
     for item in swept.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
-    print_status(
-        f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})"
-    )
+    print_note(f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})")
 
 
 def _row(item: Reachable) -> dict[str, Any]:

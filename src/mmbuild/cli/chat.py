@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
+from mmbuild.cli.output import print_note
 
 if TYPE_CHECKING:
     from mmbuild.serving.conversation import Conversation
@@ -23,12 +25,12 @@ _HELP = """\
 /quit         end (also Ctrl-D); Ctrl-C ends an answer"""
 
 
-@click.command("chat")
-@click.argument("build", type=click.Path(path_type=Path))
+@commands.command("chat")
+@build_arguments("build")
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="Picture for the first message."
 )
-@click.option("--max-new-tokens", type=int, help="Maximum tokens of an answer.")
+@options.max_new_tokens_option("Maximum tokens per answer.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from the likeliest tokens.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for sampling.")
@@ -66,7 +68,7 @@ def command(
         "count": max_new_tokens,
         "sampling": sampling,
     }
-    click.echo("loading ...", err=True)
+    print_note("loading ...")
     ranks = description.llm["tensor_parallel"]
     launch.run_on_ranks(ranks, "mmbuild.cli.chat:talk", arguments, interrupts=(signal.SIGINT,))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from mmbuild.cli import commands
+
 SUBCOMMANDS: Mapping[str, str] = {
     "plan": "List the jobs that build recipes and what each needs",
     "run": "Run one job of a plan, or one of several shards",
@@ -22,7 +24,7 @@ def subcommand(name: str) -> click.Command:
     return command
 
 
-class _Subcommands(click.Group):
+class _Subcommands(commands.Group):
     """Imports only the module of the command that runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -40,9 +42,9 @@ class _Subcommands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         # Until `plan` and `diff` were added, `mmbuild ci RECIPE...` was `mmbuild ci run RECIPE...`.
         if args and args[0] not in SUBCOMMANDS and Path(args[0]).exists():
-            from mmbuild.cli.output import print_status
+            from mmbuild.cli.output import print_note
 
-            print_status("note: `mmbuild ci RECIPE...` is now `mmbuild ci run RECIPE...`")
+            print_note("note: `mmbuild ci RECIPE...` is now `mmbuild ci run RECIPE...`")
             args = ["run", *args]
         return super().resolve_command(ctx, args)
 

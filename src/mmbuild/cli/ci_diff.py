@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.pipeline.options import PlanOptions
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CHANGES = 3
 
 
-@click.command("diff")
+@commands.command("diff")
 @click.argument("states", nargs=-1, required=True, metavar="REV..REV | TREE TREE")
 @click.option(
     "--recipes",
@@ -29,16 +29,23 @@ _CHANGES = 3
 )
 @options.planning(*options.PLAN_OPTIONS)
 @options.store
-@click.option(
-    "--format", "layout", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True
+@options.json_option("the changes, with every action")
+@commands.option(
+    "--format",
+    "layout",
+    type=click.Choice(["markdown"]),
+    default="markdown",
+    hidden=True,
+    moved={"json": "as_json"},
+    expose_value=False,
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 3 if there is something to build.")
+@options.exit_code_option("Exit with 3 if there is something to build.")
 def command(
     *,
     states: tuple[str, ...],
     request: PlanOptions,
     store: Path | None,
-    layout: str,
+    as_json: bool,
     exit_code: bool,
 ) -> None:
     """Show what a change to recipes rebuilds: which variants, because of which line or version, and which actions.
@@ -52,6 +59,8 @@ def command(
       mmbuild ci diff v1.0..v1.1 --recipes recipes --recipes recipes/demo
       mmbuild ci diff origin/main --exit-code > comment.md
     """
+    from mmbuild.base.folding import fold_markdown
+    from mmbuild.cli.tables import terminal_width
     from mmbuild.core.graph.durations import measured_seconds
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
@@ -69,9 +78,9 @@ def command(
         *(action for variant in changes.variants for action in variant.build),
     ]
     seconds = seconds_of(actions, measured_seconds(actions, load_cache(opened)))
-    if layout == "json":
+    if as_json:
         click.echo(json.dumps(pr_comment.document(changes, seconds), indent=1))
     else:
-        click.echo(pr_comment.markdown(changes, seconds), nl=False)
+        click.echo(fold_markdown(pr_comment.markdown(changes, seconds), terminal_width()), nl=False)
     if exit_code and changes.build:
         sys.exit(_CHANGES)

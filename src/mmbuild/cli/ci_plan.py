@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
     from mmbuild.pipeline.options import PlanOptions
     from mmbuild.team.ci.variants import Variants
 
-_FORMATS = ("text", "github", "gitlab", "json")
+_FORMATS = ("text", "github", "gitlab")
 
 
-@click.command("plan")
+@commands.command("plan")
 @options.recipes
 @options.locked_option
 @options.store
 @click.option("--changed-since", metavar="REV", help="Only variants that changed since a git revision.")
-@click.option("--format", "layout", type=click.Choice(_FORMATS), default="text", show_default=True)
+@commands.option(
+    "--format",
+    "layout",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="Output format of jobs; github prints outputs of a workflow, gitlab a child pipeline.",
+    moved={"json": "as_json"},
+)
+@options.json_option("the jobs, with every action")
 @click.option(
     "--runner",
     "runners",
@@ -39,6 +47,7 @@ def command(
     store: Path | None,
     changed_since: str | None,
     layout: str,
+    as_json: bool,
     runners: tuple[str, ...],
     include: str | None,
 ) -> None:
@@ -63,6 +72,8 @@ def command(
     from mmbuild.team.ci.jobs import jobs_of, select
     from mmbuild.team.ci.runners import GITHUB, GITLAB, parse_runners
 
+    if as_json and layout != "text":
+        raise click.UsageError(f"--json and --format {layout} both write to standard output; use one of them")
     labels = parse_runners(runners, GITLAB if layout == "gitlab" else GITHUB)
     opened = open_store(store)
     planned = plan_and_warn(request, opened)
@@ -71,7 +82,7 @@ def command(
         jobs = select(jobs, _changed(changed_since, planned, opened, request))
     actions = [action for job in jobs for action in job.actions]
     rows = job_rows.rows(jobs, seconds_of(actions, measured_seconds(actions, load_cache(opened))), labels)
-    if layout == "json":
+    if as_json:
         click.echo(json.dumps(job_rows.document(rows), indent=1))
     elif layout == "github":
         click.echo(github.outputs(rows), nl=False)
@@ -87,20 +98,21 @@ def plan_and_warn(request: PlanOptions, store: Store) -> Variants:
     """Plan the variants of recipe files and directories; warnings go to standard error."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
-    from mmbuild.team.ci.variants import plan_variants, recipe_files
+    from mmbuild.pipeline.recipe_files import with_files
+    from mmbuild.team.ci.variants import plan_variants
 
-    planned = plan_variants(replace(request, paths=recipe_files(request.paths)), store)
+    planned = plan_variants(with_files(request), store)
     if planned.warnings:
         print_status(render_text(planned.warnings).rstrip())
     return planned
 
 
 def _changed(revision: str, planned: Variants, store: Store, request: PlanOptions) -> frozenset[str]:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.team.ci.worktrees import changed_since
 
     names = changed_since(revision, planned, store, request)
-    print_status(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
+    print_note(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
     return names
 
 
@@ -118,10 +130,10 @@ def _arguments(request: PlanOptions) -> list[str]:
 
 
 def _warn_without_shared_store() -> None:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.config.shared_store_settings import settings
 
     if settings() is None:
-        print_status(
+        print_note(
             "no shared store is configured on this machine: without one, every job builds all it needs (docs/ci.md)"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import github, options
+from mmbuild.cli import commands, github, options
 
 if TYPE_CHECKING:
     from mmbuild.core.execution.events import Result
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmbuild.team.ci.variants import Variants
 
 
-@click.command("run")
+@commands.command("run")
 @options.recipes
 @options.location_options
 @options.locked_option
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Write the action times measured on this machine, for --times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
+@options.json_option("the shards")
 @options.applying("jobs", "keep_going", "ignore_estimates")
 @github.annotate_errors
 @click.pass_context
@@ -148,10 +148,10 @@ def _split(
 
 
 def _shard(planned: Variants, count: int, index: int, times: Path | None, at_once: int) -> _Chosen:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
 
     names = _split(planned, count, times, at_once)[0].shards[index - 1].variants
-    print_status(
+    print_note(
         f"shard {index} of {count}: {', '.join(names) or 'nothing, there are more shards than variants'}"
     )
     return _Chosen(tuple(variant.graph for variant in planned.planned if variant.name in names), names)
@@ -168,7 +168,7 @@ def _print_shards(planned: Variants, count: int, times: Path | None, at_once: in
 
 
 def _save_times(planned: Variants, store: Store, path: Path) -> None:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.core.graph.durations import measured_seconds
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.team.ci.durations import write_times
@@ -177,7 +177,7 @@ def _save_times(planned: Variants, store: Store, path: Path) -> None:
     actions = union_of([variant.graph for variant in planned.planned]).actions
     measured = measured_seconds(actions.values(), load_cache(store))
     write_times(path, measured)
-    print_status(f"{path}: times of {len(measured)} of {len(actions)} actions; the others are estimated")
+    print_note(f"{path}: times of {len(measured)} of {len(actions)} actions; the others are estimated")
 
 
 def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
@@ -201,20 +201,25 @@ def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:
 def _apply(plan: Plan, applied: ApplyOptions, *, debug: bool) -> tuple[EventStats, Result]:
     """Apply ``plan``, with plain progress lines."""
     from mmbuild.api import run
-    from mmbuild.cli.output import print_status, report_failed
+    from mmbuild.cli.output import print_failures, print_note, print_status, report_failed
+    from mmbuild.cli.verbosity import is_quiet
+    from mmbuild.core.execution.events import nowhere
     from mmbuild.core.execution.progress import display
     from mmbuild.team.ci.summary import EventStats
 
     tally = EventStats()
-    with display(plan, live=False) as sink:
-        result = run(plan, applied, sink=tally.watching(sink))
+    if is_quiet():
+        result = run(plan, applied, sink=tally.watching(nowhere))
+    else:
+        with display(plan, live=False) as sink:
+            result = run(plan, applied, sink=tally.watching(sink))
     for failed in result.failed:
         print_status()
         report_failed(failed, debug=debug)
     if not result.ok:
-        print_status(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
+        print_failures(len(result.failed), len(result.ran))
         return tally, result
-    print_status(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+    print_note(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
     for build in plan.builds:
         click.echo(str(build.directory))
     return tally, result

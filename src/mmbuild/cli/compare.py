@@ -9,13 +9,16 @@ from typing import Any
 
 import click
 
+from mmbuild.base.folding import blocks, table
 from mmbuild.base.formatting import size_text
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
+from mmbuild.cli.tables import print_folded, terminal_width
 
 
-@click.command("compare")
-@click.argument("builds", nargs=-1, required=True, metavar="BUILD|FILE...", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@commands.command("compare")
+@build_arguments("builds", nargs=-1, metavar="BUILD|FILE...")
+@options.json_option()
 @options.check_option
 def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     """Compare precision, size, build cost, quality and speed of builds side by side, and results of bench and eval.
@@ -41,13 +44,13 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
         click.echo(json.dumps(comparison, indent=2, ensure_ascii=False))
         return
     if comparison["builds"]:
-        click.echo(render(comparison))
+        click.echo(render(comparison, terminal_width()))
     if "results" in comparison:
         _print_results(comparison["results"], after=bool(comparison["builds"]))
     if "evaluations" in comparison:
         _print_evaluations(comparison, after=bool(comparison["builds"] or "results" in comparison))
     if comparison["notes"]:
-        click.echo("\n".join(["", *(f"note: {note}" for note in comparison["notes"])]))
+        print_folded("\n".join(["", *(f"note: {note}" for note in comparison["notes"])]))
 
 
 def _comparison(builds: Sequence[Path], files: Sequence[Path], check: bool) -> dict[str, Any]:
@@ -97,19 +100,15 @@ def _print_results(results: Sequence[Mapping[str, Any]], *, after: bool) -> None
             click.echo(f"{result['label']}, {line}")
 
 
-def render(comparison: Mapping[str, Any]) -> str:
-    """The table, with one build per column."""
+def render(comparison: Mapping[str, Any], width: int | None = None) -> str:
+    """The table, with one build per column; below one another if they do not fit into ``width``."""
     builds = comparison["builds"]
     rows = [["", *names(builds)]]
     for title, value in _ROWS:
         cells = [_cell(value, build) for build in builds]
         if set(cells) != {"-"}:
             rows.append([title, *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join(lines)
+    return "\n\n".join("\n".join(table(block)) for block in blocks(rows, width))
 
 
 def names(builds: Sequence[Mapping[str, Any]]) -> list[str]:

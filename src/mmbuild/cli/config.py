@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
+from mmbuild.cli import commands
+from mmbuild.cli import options as cli_options
+
 _PATH = click.Path(path_type=Path)
 
 
-@click.group("config")
+@commands.group("config")
 def command() -> None:
     """Configure where toolchains and TensorRT are on this host.
 
@@ -39,7 +42,7 @@ def path() -> None:
 
 
 @command.command("show")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with defaults filled in and ~ expanded.")
+@cli_options.json_option("the configuration, with defaults filled in and ~ expanded")
 def show(*, as_json: bool) -> None:
     """Check and print the configuration.
 
@@ -47,7 +50,7 @@ def show(*, as_json: bool) -> None:
     Example:
       mmbuild config show --json
     """
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.config import edit
     from mmbuild.config.load import config_path, load
 
@@ -59,7 +62,7 @@ def show(*, as_json: bool) -> None:
     if text:
         click.echo(text, nl=False)
     else:
-        print_status(f"nothing is configured; `mmbuild config set-toolchain` creates `{where}`")
+        print_note(f"nothing is configured; `mmbuild config set-toolchain` creates `{where}`")
 
 
 @command.command("set-toolchain")
@@ -168,7 +171,7 @@ def _path_text(path: Path) -> str:
 
 
 def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...]) -> None:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.config import edit
     from mmbuild.config.load import config_path
 
@@ -176,7 +179,7 @@ def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...
         entry["variables"] = dict(_variable(word) for word in variables)
     where = config_path()
     edit.set_entry(where, keys, entry)
-    print_status(f"wrote `{where}`; `mmbuild doctor` checks whether it is complete")
+    print_note(f"wrote `{where}`; `mmbuild doctor` checks whether it is complete")
 
 
 def _variable(word: str) -> tuple[str, str]:
@@ -187,10 +190,10 @@ def _variable(word: str) -> tuple[str, str]:
 
 
 def _drop(keys: tuple[str, ...]) -> None:
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.config import edit
     from mmbuild.config.load import config_path
 
     where = config_path()
     edit.remove_entry(where, keys)
-    print_status(f"wrote `{where}`")
+    print_note(f"wrote `{where}`")

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
 
-@click.command("diff")
-@click.argument("first", type=click.Path(path_type=Path), metavar="BUILD")
-@click.argument("second", type=click.Path(path_type=Path), metavar="BUILD")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if the engines differ, as git diff does.")
+
+@commands.command("diff")
+@build_arguments("first", "second")
+@options.json_option("the differences; their schema has a version")
+@options.exit_code_option("Exit with 1 if the engines differ, as git diff does.")
 def command(*, first: Path, second: Path, as_json: bool, exit_code: bool) -> None:
     """Show the differences between two builds: recipe, versions, target, inputs, steps and files.
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.inspect.doctor.recipe_requirements import Needs
     from mmbuild.pipeline.options import PlanOptions
 
 
-@click.command("doctor")
+@commands.command("doctor")
 @click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
 @options.planning("overrides", "offline")
 @click.option("--quick", is_flag=True, help="Skip the test compile, which takes 10 to 20 seconds.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.json_option()
 @options.location_options
 def command(
     *,
@@ -69,8 +69,9 @@ def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     from mmbuild.inspect.doctor.recipe_requirements import needs
     from mmbuild.pipeline.load import load
     from mmbuild.pipeline.planning import lower_all
+    from mmbuild.pipeline.recipe_files import with_files
 
-    loaded = load(request)
+    loaded = load(with_files(request))
     if loaded.diagnostics:
         print_status(render_text(loaded.diagnostics, color=use_color()).rstrip())
     if any(item.severity == "error" for item in loaded.diagnostics):

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
+from mmbuild.cli.output import print_note
 
 if TYPE_CHECKING:
     from mmbuild.backends.base import Answers, Pair, Runner
@@ -22,8 +24,8 @@ _RUNNER_OPTIONS = ("--max-new-tokens", "--batch")
 """Options that the runner of an engine's backend may lack."""
 
 
-@click.command("eval")
-@click.argument("build", type=click.Path(path_type=Path))
+@commands.command("eval")
+@build_arguments("build")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -44,10 +46,8 @@ _RUNNER_OPTIONS = ("--max-new-tokens", "--batch")
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Questions asked at once (default: max_batch_size)."
 )
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    help="Maximum tokens per answer (default and limit: max_output_len).",
+@options.max_new_tokens_option(
+    "Maximum tokens per answer (default and limit: max_output_len).", click.IntRange(min=1)
 )
 @click.option(
     "--questions",
@@ -58,8 +58,8 @@ _RUNNER_OPTIONS = ("--max-new-tokens", "--batch")
 @click.option(
     "--allow-outside", is_flag=True, help="Accept pictures that are not below the directory of --data."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
+@options.output_option("Write the result as JSON.")
+@options.json_option("the result, instead of tables")
 @options.check_option
 @click.pass_context
 def command(
@@ -109,7 +109,7 @@ def command(
     _require_support(context, build, description, runner, pairs)
     size = _batch(batch, description) if runner.run_options is None else 1
     for remark in runner.remarks(ignore_generation_config=False):
-        click.echo(remark, err=True)
+        print_note(remark)
     request = RunRequest(
         pairs,
         max_new_tokens,
@@ -231,7 +231,7 @@ def receive(
     result = document(engine, data, settings, headline, questions, texts, datetime.now(UTC))
     click.echo(as_text(result) if as_json else _report(result, listed), nl=not as_json)
     for note in conversions:
-        click.echo(f"note: {note}", err=True)
+        print_note(f"note: {note}")
     sys.stdout.flush()  # a rank that is interrupted ends at once
     if output is not None:  # after printing: a full disk must not lose the scores
         Path(output).write_text(as_text(result), encoding="utf-8")

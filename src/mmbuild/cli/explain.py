@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.base.codes import Code
 
 
-@click.command("explain")
+@commands.command("explain")
 @click.argument("code", required=False, metavar="[CODE]")
-def command(code: str | None) -> None:
+@options.json_option("the entry, or an array of all")
+def command(code: str | None, as_json: bool) -> None:
     """Explain what a code such as MM103 means and how to fix it; without a code, list all codes.
 
     \b
@@ -23,6 +28,9 @@ def command(code: str | None) -> None:
     """
     from mmbuild.base.codes import codes, lookup, nearest
 
+    if code is None and as_json:
+        click.echo(json.dumps([asdict(listed) for listed in codes().values()], indent=1))
+        return
     if code is None:
         for listed in codes().values():
             click.echo(f"{listed.code}  {listed.title}")
@@ -34,7 +42,7 @@ def command(code: str | None) -> None:
         match = nearest(code)
         hint = f"did you mean `mmbuild explain {match}`?" if match else "`mmbuild explain` lists all codes"
         raise UsageError(f"no code `{code}`", code="MM190", hint=hint)
-    click.echo(_text(entry))
+    click.echo(json.dumps(asdict(entry), indent=1) if as_json else _text(entry))
 
 
 def _text(code: Code) -> str:

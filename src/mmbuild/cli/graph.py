@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.pipeline.options import PlanOptions
 
 
-@click.command("graph")
+@commands.command("graph")
 @options.recipes
 @options.location_options
 @click.option(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.tables import print_folded, print_table
 
 if TYPE_CHECKING:
     from mmbuild.core.store.history import HistoryEntry
 
 _NAMES_SHOWN = 3
+_TITLES = ("began", "ended", "took", "built", "cached", "pulled", "saved", "builds")
 
 
-@click.command("history")
+@commands.command("history")
 @click.argument("builds", nargs=-1, metavar="[BUILD]...")
 @options.store
 @click.option(
@@ -30,7 +32,7 @@ _NAMES_SHOWN = 3
     show_default=True,
     help="Number of applies to show.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all of them, one JSON object per line.")
+@options.json_option("all of them, one object per line")
 def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json: bool) -> None:
     """List the applies recorded in this store, newest last; with BUILD, a variant's name, only those that built it.
 
@@ -51,23 +53,18 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
         for entry in entries:
             click.echo(json.dumps(asdict(entry)))
         return
-    for line in _table(entries, count):
-        click.echo(line)
-
-
-def _table(entries: Sequence[HistoryEntry], count: int) -> Iterator[str]:
     if not entries:
-        yield "nothing has been built yet"
+        click.echo("nothing has been built yet")
         return
-    head = ("began", "ended", "took", "built", "cached", "pulled", "saved", "builds")
-    rows = [head, *(_row(entry) for entry in entries[-count:])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    print_table([_TITLES, *(_row(entry) for entry in entries[-count:])])
+    print_folded(_summary(entries))
+
+
+def _summary(entries: Sequence[HistoryEntry]) -> str:
     built = sum(len(entry.ran) for entry in entries)
     kept = sum(entry.cached + entry.pulled for entry in entries)
     took, saved = (sum(getattr(entry, name) for entry in entries) for name in ("seconds", "saved"))
-    yield (
+    return (
         f"{len(entries)} applies took {_time_text(took)}: {built} actions built, {kept} reused, "
         f"which saved {_time_text(saved)}"
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmbuild.cli import commands, options
+
 if TYPE_CHECKING:
     from mmbuild.pipeline.new_recipe.limits import Limits, Machine
     from mmbuild.pipeline.new_recipe.text import Wanted
@@ -25,14 +27,10 @@ def _known_backend(_context: click.Context, _parameter: click.Parameter, value: 
     return value
 
 
-@click.command("init")
+@commands.command("init")
 @click.argument("model", required=False)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Recipe to write (default: recipes/NAME.yaml if there is a directory `recipes`, else NAME.yaml); "
-    "- prints it.",
+@options.output_option(
+    "Recipe to write (default: recipes/NAME.yaml if there is a directory `recipes`, else NAME.yaml); - prints it."
 )
 @click.option("--name", help="Name of the build (default: the model's).")
 @click.option("--revision", help="Branch, tag or commit of a model on the hub (default: its newest commit).")
@@ -49,7 +47,7 @@ def _known_backend(_context: click.Context, _parameter: click.Parameter, value: 
     help="Memory of that device (default: this one's).",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-@click.option("--offline", is_flag=True, help="Do not contact the hub.")
+@options.PLAN_OPTIONS["offline"]
 def command(
     *,
     model: str | None,
@@ -152,7 +150,7 @@ def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *,
     """Check the recipe as `validate` does, and say what comes next. One that cannot be built is taken back."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import print_status, use_color
+    from mmbuild.cli.output import print_note, print_status, use_color
     from mmbuild.core.store.atomic_files import write_whole
     from mmbuild.pipeline.load import load
     from mmbuild.pipeline.options import PlanOptions
@@ -160,7 +158,7 @@ def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *,
     loaded, option = load(PlanOptions((path,), offline=offline)), ""
     if {item.code for item in loaded.diagnostics} == {_OUTSIDE}:
         loaded, option = load(PlanOptions((path,), offline=offline, allow_outside=True)), " --allow-outside"
-        print_status("note: the model is outside the project of the recipe")
+        print_note("note: the model is outside the project of the recipe")
     if loaded.diagnostics:
         click.echo(render_text(loaded.diagnostics, color=use_color()), err=True)
     if any(item.severity == "error" for item in loaded.diagnostics):
@@ -169,9 +167,9 @@ def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *,
         sys.exit(1)
     click.echo(f"wrote {path}")
     if not limits.fits:
-        print_status(
+        print_note(
             f"note: the smallest engine takes about {size_text(limits.needs.total)}, "
             f"and the {wanted.machine.device} device has {size_text(wanted.machine.memory)}"
         )
     online = " --offline" if offline else ""
-    print_status(f"next: mmbuild plan {path}{option}{online}\n      mmbuild apply {path}{option}")
+    print_note(f"next: mmbuild plan {path}{option}{online}\n      mmbuild apply {path}{option}")

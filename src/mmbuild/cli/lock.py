@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PARTS = ("model", "packages", "target", "all")
 
 
-@click.command("lock")
+@commands.command("lock")
 @options.recipe_paths
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a lock is missing or out of date.")
 @click.option(
@@ -47,9 +47,11 @@ def command(
       mmbuild apply --locked recipes/llava-int4.yaml
     """
     from mmbuild.core.store.layout import open_store
+    from mmbuild.pipeline.recipe_files import with_files
 
     if check and update:
         raise click.UsageError("--check cannot be combined with --update: it writes nothing")
+    request = with_files(request)
     opened = open_store(store)
     if check:
         same = [_check(recipe, opened, request) for recipe in request.paths]
@@ -62,7 +64,7 @@ def command(
 
 def _check(recipe: Path, store: Store, request: PlanOptions) -> bool:
     from mmbuild.base.errors import MmbuildError
-    from mmbuild.cli.output import print_status, report_error
+    from mmbuild.cli.output import print_note, report_error
     from mmbuild.team.lockfile import apply
     from mmbuild.team.lockfile.compare import refuse
     from mmbuild.team.lockfile.model import lock_path
@@ -76,13 +78,13 @@ def _check(recipe: Path, store: Store, request: PlanOptions) -> bool:
     except MmbuildError as error:
         report_error(error)
         return False
-    print_status(f"{lock_path(recipe)}: up to date")
+    print_note(f"{lock_path(recipe)}: up to date")
     return True
 
 
 def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, ...]) -> None:
     from mmbuild.base.diagnostics import render_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note, print_status
     from mmbuild.team.lockfile.compare import differences
     from mmbuild.team.lockfile.make import PARTS, make
     from mmbuild.team.lockfile.model import lock_path, read_lock, write_lock
@@ -96,7 +98,7 @@ def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, 
     _note_open(result)
     changes = differences(known, result.lock) if known is not None else ()
     if known is not None and not changes:
-        print_status(f"{path}: unchanged")
+        print_note(f"{path}: unchanged")
     else:
         write_lock(path, result.lock)
         for item in changes:
@@ -106,7 +108,7 @@ def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, 
 
 def _note_open(result: LockedPlan) -> None:
     """Say which sources stay open, because their commits are unknown without the hub."""
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
 
     actions = [action for graph in result.graphs for action in graph.actions]
     unknown = {
@@ -115,4 +117,4 @@ def _note_open(result: LockedPlan) -> None:
         if "commit" in action.params and not action.params["commit"]
     }
     for repo in sorted(unknown):
-        print_status(f"note: `{repo}` is not pinned, because its commit is unknown offline: lock it online")
+        print_note(f"note: `{repo}` is not pinned, because its commit is unknown offline: lock it online")

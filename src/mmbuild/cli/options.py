@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from mmbuild.base.formatting import size_text
+from mmbuild.cli.commands import option
 
 if TYPE_CHECKING:
     from mmbuild.backends.engine_dir.contents import Progress
@@ -66,16 +67,39 @@ def recipes(function: F) -> F:
     return recipe_paths(planning("overrides", "offline", "allow_outside")(function))
 
 
+def build_dir_option(text: str) -> Callable[[F], F]:
+    """Add ``build_dir``, described by ``text``."""
+    return click.option(
+        "--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True, help=text
+    )
+
+
 def location_options(function: F) -> F:
     """Add ``store`` and ``build_dir``."""
-    function = click.option(
-        "--build-dir",
-        type=click.Path(path_type=Path),
-        default=Path("build"),
-        show_default=True,
-        help="Directory for the engine directories.",
-    )(function)
-    return store(function)
+    return store(build_dir_option("Directory for the engine directories.")(function))
+
+
+def json_option(detail: str = "") -> Callable[[F], F]:
+    """Add ``as_json``; ``detail`` says what the JSON holds or how it is written."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help=f"Print JSON: {detail}." if detail else "Print JSON."
+    )
+
+
+def output_option(text: str, *, old: Sequence[str] = ()) -> Callable[[F], F]:
+    """Add ``output``, the path of a file that the command writes, described by ``text``."""
+    path = click.Path(path_type=Path)
+    return option("-o", "--output", type=path, help=text, old=old)
+
+
+def exit_code_option(text: str, *, old: Sequence[str] = ()) -> Callable[[F], F]:
+    """Add ``exit_code``: whether a difference changes the exit status; ``text`` says to what."""
+    return option("--exit-code", is_flag=True, help=text, old=old)
+
+
+def max_new_tokens_option(text: str, kind: Any = int, **attributes: Any) -> Callable[[F], F]:
+    """Add ``max_new_tokens``. OpenAI's and vLLM's word for it, ``--max-tokens``, is accepted too."""
+    return option("--max-new-tokens", type=kind, help=text, old=("--max-tokens",), **attributes)
 
 
 APPLY_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
@@ -174,13 +198,13 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
     """
     from mmbuild.backends.engine_dir import contents
     from mmbuild.backends.engine_dir import description as layout
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note, print_status
 
     if check:
         problem = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
         if problem is not None:
             print_status(f"warning: {problem.message} [{problem.code}]")
-            print_status(f"  hint: {problem.hint}")
+            print_note(f"  hint: {problem.hint}")
     description = layout.read(build, whole_llm=runs)
     if runs:
         layout.require_ranks(build, description)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.terminal_text import clean
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 OUR_BUG = 2
 _CHANGES = 3
-"""``plan --detailed-exitcode``."""
+"""``plan --exit-code``."""
 
 _LONGEST_NAME = 200
 
 _CONTINUATION = "\n  | "
 """Starts each further line of a message, so that none looks like a line of mmbuild or a CI workflow command."""
 
-_STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
+_STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2", "work": "33;1"}
+_VERDICTS = {"run": "work", "up to date": "dim"}
+"""Style of a verdict in a plan; others have that of labels."""
 
 
 def print_status(text: str = "") -> None:
@@ -32,16 +34,33 @@ def print_status(text: str = "") -> None:
     print(text, file=sys.stderr)
 
 
-def _styled(style: str, text: str) -> str:
-    """``text`` in the colour of ``style`` if standard error takes colours."""
-    if not use_color():
+def print_note(text: str = "") -> None:
+    """Print a line to standard error, except with ``-q``: what a command did besides its result, or a hint."""
+    from mmbuild.cli.verbosity import is_quiet
+
+    if not is_quiet():
+        print_status(text)
+
+
+def styled_verdict(verdict: str, text: str) -> str:
+    """``text`` in the colour of ``verdict`` if standard output takes colours."""
+    return _styled(_VERDICTS.get(verdict, "label"), text, sys.stdout)
+
+
+def _styled(style: str, text: str, stream: TextIO | None = None) -> str:
+    """``text`` in the colour of ``style`` if ``stream`` (default: standard error) takes colours."""
+    if not use_color(stream):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
-def use_color() -> bool:
-    """Whether standard error is a terminal and colours are not disabled."""
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def use_color(stream: TextIO | None = None) -> bool:
+    """Whether ``stream`` (default: standard error) is a terminal and colours are not disabled."""
+    return (
+        (stream or sys.stderr).isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
 
 
 def run_guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
@@ -126,6 +145,11 @@ def report_error(error: MmbuildError) -> None:
     _print_hint(error.hint)
 
 
+def print_failures(failed: int, ran: int) -> None:
+    """Print the last line of an apply that failed."""
+    print_status(f"{_styled('error', f'{failed} failed')}, {ran} ran; finished actions are kept")
+
+
 def report_failed(failed: Failed, *, debug: bool = False) -> None:
     """Print a failed action: the error, its causes and the log."""
     _head(failed.message, failed.code)
@@ -135,12 +159,23 @@ def report_failed(failed: Failed, *, debug: bool = False) -> None:
         print_status(f"  | {_lines(line)}")
     if debug and failed.traceback:
         print_status(clean(failed.traceback.rstrip()))
-    print_status(f"  log: {failed.log}")
+    print_status(f"  log: {_log_command(failed)}")
     for directory in failed.aside:
         print_status(f"  the refused engine: {directory}")
         if (page := Path(directory) / "verify" / "report.html").is_file():
             print_status(f"  its report: {page}")
     _print_hint(failed.hint)
+
+
+def _log_command(failed: Failed) -> str:
+    """The command that prints the log of a failed action."""
+    import shlex
+
+    from mmbuild.core.store.layout import default_root
+
+    store = Path(failed.log).parents[1]
+    other = "" if store == default_root() else f" --store {shlex.quote(str(store))}"
+    return f"`mmbuild logs {shlex.quote(failed.label)}{other}`"
 
 
 def _report_usage(error: Any) -> None:
@@ -160,10 +195,22 @@ def _report_bug(error: Exception) -> None:
 def _head(message: str, code: str = "") -> None:
     """Print the ``error:`` line, on standard output if standard error cannot be written."""
     shown = _lines(message)
-    coded = f" {_styled('dim', f'[{code}]')}" if code else ""
-    print_status(f"{_styled('error', 'error:')} {shown}{coded}")
+    coded = f" [{code}]" if code else ""
+    folded = _folded(f"error: {shown}{coded}").removeprefix("error:").removesuffix(coded.strip())
+    print_status(f"{_styled('error', 'error:')}{folded}{_styled('dim', coded.strip()) if code else ''}")
     if getattr(sys.stderr, "lost", ""):
         print(f"error: {shown} [{code}]" if code else f"error: {shown}")
+
+
+def _folded(text: str) -> str:
+    """``text`` folded to the width of the terminal that standard error is, if it is one."""
+    if not sys.stderr.isatty():
+        return text
+    import shutil
+
+    from mmbuild.base.folding import fold_all
+
+    return fold_all(text, shutil.get_terminal_size().columns)
 
 
 def _lines(text: str) -> str:
@@ -174,7 +221,8 @@ def _lines(text: str) -> str:
 def _print_hint(hint: str | None) -> None:
     if hint:
         print_status()
-        print_status(f"{_styled('hint', 'hint:')} {_lines(hint)}")
+        folded = _folded(f"hint: {_lines(hint)}").removeprefix("hint:")
+        print_status(f"{_styled('hint', 'hint:')}{folded}")
 
 
 def _print_traceback(debug: bool) -> None:

@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.cli.plan_request import Planning
+    from mmbuild.core.graph.plan import Plan
+    from mmbuild.core.graph.plan_text import TextLayout
+    from mmbuild.core.store.action_cache import ActionCache
     from mmbuild.pipeline.options import PlanOptions
 
 _CHANGES = 3
 
 
-@click.command("plan")
+@commands.command("plan", verbose="Also print every change, the inputs and the keys of each action.")
 @options.recipes
 @options.location_options
 @options.locked_option
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON (its schema has a version).")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Save the plan for `mmbuild apply FILE`."
-)
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 3 if apply would do anything.")
+@options.json_option("the plan; its schema has a version")
+@options.output_option("Save the plan for `mmbuild apply FILE`.")
+@options.exit_code_option("Exit with 3 if apply would do anything.", old=("--detailed-exitcode",))
 @click.option("--explain", is_flag=True, help="Show how each derived number is computed.")
 def command(
     *,
@@ -36,7 +37,7 @@ def command(
     build_dir: Path,
     as_json: bool,
     output: Path | None,
-    detailed_exitcode: bool,
+    exit_code: bool,
     explain: bool,
 ) -> None:
     """Show what apply would do, and why, one line per action.
@@ -50,29 +51,32 @@ def command(
       mmbuild plan recipes/llava-int4.yaml --explain
       mmbuild plan recipes/llava-int4.yaml -o llava.plan && mmbuild apply llava.plan
     """
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
     from mmbuild.cli.plan_request import plan_request
     from mmbuild.core.graph.plan_file import save_plan
 
     planning = plan_request(request, store, build_dir)
     if output is not None:
         save_plan(output, planning.plan, planning.request)
-        print_status(f"saved `{output}`; `mmbuild apply {output}` applies exactly this plan")
+        print_note(f"saved `{output}`; `mmbuild apply {output}` applies exactly this plan")
     print_plan(planning, as_json=as_json, explain=explain)
-    if detailed_exitcode and planning.plan.changes:
+    if exit_code and planning.plan.changes:
         sys.exit(_CHANGES)
 
 
 def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> None:
     """Print a plan with its cost, as text or JSON; with ``explain``, first how derived numbers are computed."""
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
+    from mmbuild.cli.tables import print_folded
+    from mmbuild.cli.verbosity import is_quiet
     from mmbuild.core.execution.resources import machine_cores, machine_memory
     from mmbuild.core.graph.cost import cost_of
-    from mmbuild.core.graph.plan_text import plan_text
+    from mmbuild.core.graph.plan_text import plan_text, summary
     from mmbuild.core.store.action_cache import load_cache
 
-    cost = cost_of(planning.plan, load_cache(planning.plan.store), machine_cores())
+    cache = load_cache(planning.plan.store)
+    cost = cost_of(planning.plan, cache, machine_cores())
     if as_json:
         from mmbuild.core.graph.serialize import plan_to_json
 
@@ -80,15 +84,29 @@ def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> N
         click.echo(json.dumps(plan_to_json(planning.plan, planning.request, more), indent=1))
         return
     if explain:
-        click.echo(_derivation_text(planning.prepared.derivations))
-    click.echo(plan_text(planning.plan, cost), nl=False)
-    if planning.plan.changes:
-        click.echo(_running_text(planning.prepared.running), nl=False)
+        print_folded(_derivation_text(planning.prepared.derivations))
+    if is_quiet():
+        click.echo(summary(planning.plan))
+        return
+    click.echo(plan_text(planning.plan, cost, _layout(planning.plan, cache)), nl=False)
+    if planning.plan.changes and planning.prepared.running:
+        print_folded(_running_text(planning.prepared.running).rstrip("\n"))
     if cost.memory > machine_memory():
-        print_status(
+        print_note(
             f"note: {cost.largest} needs about {size_text(cost.memory)} of memory, and this machine has "
             f"{size_text(machine_memory())}: apply refuses that (MM312)"
         )
+
+
+def _layout(plan: Plan, cache: ActionCache) -> TextLayout:
+    """Colours and width of the terminal, and with ``-v`` all that is known about each action."""
+    from mmbuild.cli.output import styled_verdict
+    from mmbuild.cli.tables import terminal_width
+    from mmbuild.cli.verbosity import is_verbose
+    from mmbuild.core.graph.long_reasons import long_reasons
+    from mmbuild.core.graph.plan_text import TextLayout
+
+    return TextLayout(terminal_width(), styled_verdict, long_reasons(plan, cache) if is_verbose() else {})
 
 
 def _running_text(running: Mapping[str, str]) -> str:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.cli.output import print_status
+from mmbuild.cli.output import print_note
 from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.core.store.plan_cache import forget_entry
 from mmbuild.pipeline.options import PlanOptions
 from mmbuild.pipeline.planning import Prepared, prepare
+from mmbuild.pipeline.recipe_files import with_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,16 @@ class Planning:
 
 
 def plan_request(request: PlanOptions, store: Path | None, build_dir: Path) -> Planning:
-    """Load recipes and plan them; warnings go to standard error.
+    """Load recipes, also those in directories, and plan them; warnings go to standard error.
 
     Raises:
-        MmbuildError: see :func:`mmbuild.pipeline.planning.prepare` and
-            :func:`mmbuild.team.lockfile.apply.prepare_locked`.
+        MmbuildError: see :func:`mmbuild.pipeline.planning.prepare`,
+            :func:`mmbuild.team.lockfile.apply.prepare_locked` and
+            :func:`mmbuild.pipeline.recipe_files.with_files`.
     """
     from mmbuild.api import plan_graphs
 
+    request = with_files(request)
     opened = open_store(store)
     prepared = _prepare_locked(request, opened) if request.locked else prepare(request, opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir)
@@ -42,7 +45,7 @@ def plan_request(request: PlanOptions, store: Path | None, build_dir: Path) -> P
         prepared = prepare(request, opened, again=True)
         plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.warnings:
-        print_status(prepared.warnings.rstrip())
+        print_note(prepared.warnings.rstrip())
     saved = {
         "recipes": [str(path.absolute()) for path in request.paths],
         "overrides": list(request.overrides),

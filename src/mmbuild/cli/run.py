@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
+from mmbuild.cli.output import print_note
 
 if TYPE_CHECKING:
     from mmbuild.backends.base import Answer, Answers, Pair
     from mmbuild.base.errors import MmbuildError
 
 
-@click.command("run")
-@click.argument("build", type=click.Path(path_type=Path))
+@commands.command("run")
+@build_arguments("build")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Image file; repeat for a batch.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for a batch. Nougat takes none.")
 @click.option("--together", is_flag=True, help="Pass all images to one prompt (VILA).")
-@click.option(
-    "--max-new-tokens", type=int, help="Maximum tokens per answer (default and limit: max_output_len)."
-)
+@options.max_new_tokens_option("Maximum tokens per answer (default and limit: max_output_len).")
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="Sampling temperature; 0 is greedy."
 )
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--stream", is_flag=True, help="Print the answer as it is generated (one prompt only).")
 @click.option("--profile", is_flag=True, help="Print times, tokens per second and peak memory to stderr.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object that includes the profile.")
+@options.json_option("one object that includes the profile")
 @options.check_option
 @click.pass_context
 def command(
@@ -85,9 +85,10 @@ def command(
     An engine is code: loading one executes it. Its files are therefore first compared with BUILD/manifest.json, and
     a modified engine is refused; --no-check skips this. Only run engines from people you trust.
 
-    BUILD is the directory that `mmbuild apply` prints. Answers go to stdout, one line each. A single prompt is used
-    with every image, a single image with every prompt; otherwise images and prompts are paired. Prompts are put into
-    the model's chat template unless they contain the image token. Nougat reads pages and takes no prompt.
+    BUILD is the directory that `mmbuild apply` prints, or its name. Answers go to stdout, one line each. A single
+    prompt is used with every image, a single image with every prompt; otherwise images and prompts are paired.
+    Prompts are put into the model's chat template unless they contain the image token. Nougat reads pages and takes
+    no prompt.
 
     Decoding is greedy unless --temperature or --num-beams is given. It follows the model's generation_config.json
     (docs/generation-settings.md), except for sampling and the number of beams.
@@ -113,7 +114,7 @@ def command(
     runner = backend(description.backend).open(build, description, print_status)
     options.refuse_others(context, runner.run_options, "run")
     for remark in runner.remarks(ignore_generation_config=ignore_generation_config):
-        click.echo(remark, err=True)
+        print_note(remark)
     has_input = bool(images or prompts)
     pairs = (
         pair(images, prompts, together=together) if has_input or not runner.has_own_question else [((), None)]
@@ -133,7 +134,7 @@ def command(
 def show(answers: Answers, form: str) -> None:
     """Print the answers of an engine; ``form`` is ``text``, ``stream``, ``profile`` or ``json``."""
     for note in answers.notes:
-        click.echo(f"note: {note}", err=True)
+        print_note(f"note: {note}")
     if answers.pieces is not None:
         for piece in answers.pieces:
             click.echo(piece, nl=False)

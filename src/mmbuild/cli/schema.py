@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from mmbuild.cli import commands
 
-@click.command("schema")
+
+@commands.command("schema")
 def command() -> None:
     """Print the JSON Schema of recipes.
 

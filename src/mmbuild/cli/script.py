@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.cli import options
-from mmbuild.cli.output import print_status, use_color
+from mmbuild.cli import commands, options
+from mmbuild.cli.output import print_note, print_status, use_color
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 
 
-@click.command("script")
+@commands.command("script")
 @options.recipes
 @click.option(
     "--toolchain",
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     metavar="VERSION",
     help="TensorRT-LLM version (default: the recipe's engine.tensorrt_llm.toolchain).",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write an executable script to this file."
-)
+@options.output_option("Write an executable script to this file.")
 def command(
     request: PlanOptions,
     version: str | None,
@@ -50,13 +48,14 @@ def command(
       mmbuild script recipes/llava-int4.yaml --set engine.backend=hf
     """
     from mmbuild.pipeline.load import load
+    from mmbuild.pipeline.recipe_files import with_files
     from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
     if version in SUPPORTED:
         # Check recipes against the version of the script, not the version in the recipe.
         chosen = f"engine.tensorrt_llm.toolchain='{version}'"
         request = replace(request, overrides=(*request.overrides, chosen))
-    loaded = load(request)
+    loaded = load(with_files(request))
     if loaded.diagnostics:
         from mmbuild.base.diagnostics import render_text
 
@@ -71,7 +70,7 @@ def command(
         return
     output.write_text(text, encoding="utf-8")
     output.chmod(0o755)
-    print_status(f"wrote `{output}`")
+    print_note(f"wrote `{output}`")
 
 
 def _own_script(variants: Sequence[ResolvedRecipe]) -> str | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
 
 
-@click.command("serve")
-@click.argument("build", type=click.Path(path_type=Path))
+@commands.command("serve")
+@build_arguments("build")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 chooses one."
@@ -75,9 +76,9 @@ def command(
 ) -> None:
     """Serve a built engine over OpenAI's protocol.
 
-    BUILD is the directory that `mmbuild apply` prints. Requests share the engine's steps: as many as max_batch_size
-    in its recipe are answered at once, the others wait. Answers are greedy unless a request has a temperature. The
-    ranks of an engine that is split over several are started and ended with the server.
+    BUILD is the directory that `mmbuild apply` prints, or its name. Requests share the engine's steps: as many as
+    max_batch_size in its recipe are answered at once, the others wait. Answers are greedy unless a request has a
+    temperature. The ranks of an engine that is split over several are started and ended with the server.
 
     Without --api-key-file only this host can connect. Pictures are sent as data: URLs. docs/serving.md lists what is
     supported.

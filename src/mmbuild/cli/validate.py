@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbuild.base.terminal_text import one_line
-from mmbuild.cli import options
-from mmbuild.cli.output import use_color
+from mmbuild.cli import commands, options
+from mmbuild.cli.output import print_note, use_color
 
 if TYPE_CHECKING:
     from mmbuild.base.diagnostics import Diagnostic
@@ -18,20 +18,19 @@ if TYPE_CHECKING:
     from mmbuild.pipeline.options import PlanOptions
 
 
-@click.command("validate")
+@commands.command("validate")
 @options.recipes
-@click.option(
+@commands.option(
     "--format",
     "layout",
-    type=click.Choice(["text", "json", "github"]),
+    type=click.Choice(["text", "github"]),
     default="text",
     show_default=True,
     help="Output format of findings; github prints workflow annotations.",
+    moved={"json": "as_json"},
 )
-def command(
-    request: PlanOptions,
-    layout: str,
-) -> None:
+@options.json_option("the findings")
+def command(request: PlanOptions, layout: str, as_json: bool) -> None:
     """Check recipes without building anything.
 
     Prints one line per valid recipe (or variant of a matrix), and every finding with its file, line and
@@ -43,10 +42,13 @@ def command(
       mmbuild validate recipes/*.yaml --set engine.backend=torch --format github
     """
     from mmbuild.pipeline.load import load
+    from mmbuild.pipeline.recipe_files import with_files
 
-    result = load(request)
+    if as_json and layout == "github":
+        raise click.UsageError("--json and --format github both write to standard output; use one of them")
+    result = load(with_files(request))
     result = replace(result, diagnostics=(*result.diagnostics, *_store_findings()))
-    _print_findings(result, layout)
+    _print_findings(result, "json" if as_json else layout)
     if any(item.severity == "error" for item in result.diagnostics):
         sys.exit(1)
 
@@ -75,7 +77,7 @@ def _print_findings(result: LoadResult, layout: str) -> None:
         click.echo(diagnostics.render_github(result.diagnostics))
     if layout == "text" and result.diagnostics:
         click.echo(diagnostics.render_text(result.diagnostics, color=use_color()), err=True)
-        click.echo(_summary(result.diagnostics), err=True)
+        print_note(_summary(result.diagnostics))
 
 
 def _summary(diagnostics: tuple[Diagnostic, ...]) -> str:

@@ -21,10 +21,13 @@ from mmbuild.base.field_checks import (
     text,
     word,
 )
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
+from mmbuild.cli.builds import build_arguments
 from mmbuild.evaluation import engine_manifest
 
 _DEFAULT_NEW_TOKENS = 32
+_BEFORE_QUESTION = 32
+"""Characters of the columns before the question."""
 _MEASURED = record(
     {"prompts": list_of(text(1_000_000), 100_000), "max_new_tokens": integer(1, 1 << 22)},
     may_lack=("prompts", "max_new_tokens"),
@@ -38,8 +41,8 @@ _VERIFIED = record(
 )
 
 
-@click.command("verify")
-@click.argument("build", type=click.Path(path_type=Path))
+@commands.command("verify")
+@build_arguments("build")
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -49,17 +52,11 @@ _VERIFIED = record(
     "--image", "images", multiple=True, metavar="FILE", help="Image file (default: those of the recipe)."
 )
 @click.option("--prompt", "prompts", multiple=True, help="Prompt (default: those of the recipe).")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    help="Maximum tokens per question (default: from the recipe, or 32).",
+@options.max_new_tokens_option(
+    "Maximum tokens per question (default: from the recipe, or 32).", click.IntRange(min=1)
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the report to this file (default: BUILD/report.json).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the whole report.")
+@options.output_option("Write the report to this file (default: BUILD/report.json).", old=("--out",))
+@options.json_option("the whole report")
 @options.store
 @options.check_option
 @click.pass_context
@@ -71,7 +68,7 @@ def command(
     images: tuple[str, ...],
     prompts: tuple[str, ...],
     max_new_tokens: int | None,
-    out: Path | None,
+    output: Path | None,
     as_json: bool,
     store: Path | None,
     check: bool,
@@ -106,7 +103,7 @@ def command(
         images=images,
         prompts=prompts,
         max_new_tokens=max_new_tokens,
-        out=str(out or build / "report.json"),
+        out=str(output or build / "report.json"),
         as_json=as_json,
     )
     for line in runner.verify(request, "mmbuild.cli.verify:compare"):
@@ -129,7 +126,8 @@ def compare(
         VerifyError, GateError: see :func:`mmbuild.steps.verify.require_agreement`.
     """
     from mmbuild.backends.table import load_engine
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_note
+    from mmbuild.cli.tables import terminal_width
     from mmbuild.evaluation import thumbnails
     from mmbuild.steps import measure, verify
 
@@ -150,8 +148,8 @@ def compare(
     report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
     small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}
     verify.write(report, small, Path(out))
-    click.echo(json.dumps(report, indent=2) if as_json else render(report))
-    print_status(f"report: {out}, {verify.page_path(Path(out))}")
+    click.echo(json.dumps(report, indent=2) if as_json else render(report, terminal_width()))
+    print_note(f"report: {out}, {verify.page_path(Path(out))}")
     verify.require_agreement(report)
 
 
@@ -229,8 +227,12 @@ def _sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     return sources
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """A report as a table with a summary; all numbers count tokens up to and including the end token."""
+def render(report: Mapping[str, Any], width: int | None = None) -> str:
+    """A report as a table with a summary, folded to ``width`` columns.
+
+    All numbers count tokens up to and including the end token.
+    """
+    from mmbuild.base.folding import fold, fold_all
     from mmbuild.steps.verify import shortened
 
     lines = [f"{'image':<7}{'equal tokens':<14}{'mean KL':<11}question -> engine (reference)"]
@@ -241,7 +243,8 @@ def render(report: Mapping[str, Any]) -> str:
         question = shortened(entry["prompt"] or "the page")
         lines.append(f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{question} -> {engine}{other}")
     lines += [f"image {number}: {how}" for number, how in report["conversions"].items()]
-    return "\n".join([*lines, "", *_summary(report)])
+    table = [fold(line, width, " " * _BEFORE_QUESTION) for line in lines]
+    return "\n".join([*table, "", fold_all("\n".join(_summary(report)), width)])
 
 
 def _summary(report: Mapping[str, Any]) -> list[str]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.cli.why_traces import VariantTrace
     from mmbuild.pipeline.options import PlanOptions
 
 
-@click.command("why")
+@commands.command("why")
 @click.argument(
     "recipes",
     type=click.Path(path_type=Path),
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @options.location_options
 @options.locked_option
 @click.option("--key", "with_key", is_flag=True, help="Also show the parts of the step's key.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
+@options.json_option("the reasons; their schema has a version")
 def command(
     *,
     request: PlanOptions,

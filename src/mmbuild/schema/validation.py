@@ -13,9 +13,14 @@ from mmbuild.base.pydantic_errors import Path
 from mmbuild.base.yaml_nodes import SHORT, YamlNode, diagnostic_at, dotted, drop, find, has, plain, replace_at
 from mmbuild.models.families import MODULES
 from mmbuild.schema.model import Algorithm, Recipe
+from mmbuild.schema.other_words import KEYS, VALUES
 
 FORM = pydantic_errors.DocumentKind(
-    Recipe, "recipe", short={key: tuple(item.value for item in Algorithm) for key in SHORT}
+    Recipe,
+    "recipe",
+    short={key: tuple(item.value for item in Algorithm) for key in SHORT},
+    other_keys=KEYS,
+    other_values=VALUES,
 )
 
 # Placeholders for required values that are missing or invalid; rules that read these keys are skipped.

@@ -86,7 +86,7 @@ def write(report: Mapping[str, Any], small: Mapping[int, bytes], path: Path) -> 
         raise VerifyError(
             f"cannot write the report `{path}`: {error.strerror}",
             code="MM562",
-            hint="choose another file with --out",
+            hint="choose another file with --output",
         ) from error
 
 

@@ -7,6 +7,7 @@ Each part of the tool has one YAML file; they are merged into one table. ``mmbui
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ import yaml
 
 from mmbuild.base.optional_packages import expand
 
+_COMPLETE = re.compile(r"MM\d{3}")
 _FIELDS = ("title", "symptom", "cause", "cure")
 
 
@@ -70,6 +72,8 @@ def nearest(code: str) -> str | None:
     expected = code.strip().upper()
     if expected.isdigit():
         expected = f"MM{expected}"
+    if _COMPLETE.fullmatch(expected):  # a code of no entry: a similar number is about something else
+        return expected if expected in codes() else None
     completions = [known for known in codes() if known.startswith(expected)]
     matches = completions or difflib.get_close_matches(expected, list(codes()), n=1)
     return matches[0] if matches else None

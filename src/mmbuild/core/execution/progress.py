@@ -51,12 +51,15 @@ class PlainLines:
 
 
 def _first_line(event: Event) -> str:
-    """Return the first line of :func:`_event_line`: failures are reported in full at the end."""
+    """Return the first line of :func:`_event_line`."""
     return one_line(_event_line(event).partition("\n")[0])
 
 
 def _event_line(event: Event) -> str:
-    """Format an event as one line; empty for events that only the live display shows."""
+    """Format an event as one line; empty for events that only the live display shows.
+
+    A failure is only named: its report at the end of the apply says everything once.
+    """
     data = event.data
     if event.kind is EventKind.STARTED:
         return f"run    {event.label}: {data['reason']}"
@@ -67,7 +70,7 @@ def _event_line(event: Event) -> str:
     if event.kind is EventKind.WAITING:
         return f"wait   {event.label}: {data['why']}"
     if event.kind is EventKind.FAILED:
-        return f"FAILED {event.label}: {data['message']}"
+        return f"FAILED {event.label} [{data['code']}]"
     if event.kind is EventKind.PULLING:
         return f"pull   {event.label}: {data['reason']}"
     if event.kind is EventKind.PULLED and not data["why"]:

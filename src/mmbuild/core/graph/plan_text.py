@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.folding import fold
 from mmbuild.core.graph.cost import PlanCost
 from mmbuild.core.graph.plan import Plan, Verdict
 
 _SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.PULL, Verdict.RESTORE)
 
 
-def plan_text(plan: Plan, cost: PlanCost) -> str:
-    """Return one line per action (verdict, label, duration, reason), then a summary and the cost."""
+@dataclass(frozen=True, slots=True)
+class TextLayout:
+    """How a plan is written as text.
+
+    Attributes:
+        width: Columns of the terminal; None writes whole lines.
+        style: Returns a verdict, already padded, in its colour.
+        details: Further lines about an action, by definition key.
+    """
+
+    width: int | None = None
+    style: Callable[[Verdict, str], str] = lambda _, text: text
+    details: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def plan_text(plan: Plan, cost: PlanCost, layout: TextLayout | None = None) -> str:
+    """Return one line per action (verdict, label, duration, reason), then a summary and the cost.
+
+    If one of these lines is wider than the layout, all reasons are on lines of their own.
+    """
+    layout = layout or TextLayout()
+    heads, reasons = _heads(plan, cost), [f"{p.reason}{_shared(p.recipes)}" for p in plan.actions]
+    narrow = layout.width is not None and any(
+        len(head) + len(reason) + 2 > layout.width for head, reason in zip(heads, reasons, strict=True)
+    )
+    lines = []
+    for p, head, reason in zip(plan.actions, heads, reasons, strict=True):
+        further = [reason] if narrow else []
+        further += layout.details.get(p.action.definition_key, ())
+        first = fold(head.rstrip(), layout.width, "    ") if narrow else f"{head}  {reason}"
+        lines.append(layout.style(p.verdict, first[: len(p.verdict)]) + first[len(p.verdict) :])
+        lines += [fold(f"    {line}", layout.width) for line in further]
+    lines += [fold(line, layout.width) for line in (summary(plan), *cost.text().splitlines())]
+    return "\n".join(filter(None, lines)) + "\n"
+
+
+def _heads(plan: Plan, cost: PlanCost) -> list[str]:
+    """Verdict, label and duration of each action, in columns."""
     width = max((len(p.action.label) for p in plan.actions), default=0)
     verdicts = max((len(p.verdict) for p in plan.actions), default=0)
     times = {
         p.action.definition_key: str(cost.actions.get(p.action.definition_key, "")) for p in plan.actions
     }
     widest = max(map(len, times.values()), default=0)
-    lines = []
-    for p in plan.actions:
-        time = f"  {times[p.action.definition_key]:>{widest}}" if widest else ""
-        lines.append(
-            f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}{time}  {p.reason}{_shared(p.recipes)}"
-        )
-    return "\n".join(filter(None, [*lines, summary(plan), cost.text()])) + "\n"
+    return [
+        f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}"
+        + (f"  {times[p.action.definition_key]:>{widest}}" if widest else "")
+        for p in plan.actions
+    ]
 
 
 def summary(plan: Plan) -> str:

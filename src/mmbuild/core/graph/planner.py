@@ -44,7 +44,7 @@ def make_plan(
     find_results(state)
     restored = _required_restores(state, builds, roots)
     require_inputs(state, restored)
-    last = _last_definitions(cache, roots.values())
+    last = last_definitions(cache, roots.values())
 
     def reason(action: Action) -> str:
         return explain(action, last.get(action.label))
@@ -123,7 +123,7 @@ def _restore_reason(build: Build, root: Root | None, place: str, digest: str) ->
     return None
 
 
-def _last_definitions(cache: ActionCache, roots: Iterable[Root | None]) -> dict[str, str]:
+def last_definitions(cache: ActionCache, roots: Iterable[Root | None]) -> dict[str, str]:
     """Return the last definition key by label: from the last named build, else the last finished action."""
     last = dict(cache.last_definition)
     for root in roots:

@@ -13,6 +13,7 @@
     plans/<id>.json            validated plans, by everything they depend on
     stat.db                    digests of user files by their stat
     logs/<action key>.log      output of each action
+    logs/index.jsonl           which action wrote which log, and when
     remote/                    cached facts about shared stores, and partial pulls
     locks/, staging/           used by running builds
 """

@@ -12,12 +12,12 @@ from mmbuild.base.diagnostics import RecipeError
 from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.options import PlanOptions
+from mmbuild.pipeline.recipe_files import recipe_files
 from mmbuild.team.ci.change_cost import Snapshot
 from mmbuild.team.ci.variants import (
     CiError,
     plan_valid_variants,
     plan_variants,
-    recipe_files,
 )
 from mmbuild.team.ci.worktrees import existing_files, repository, tree_of
 

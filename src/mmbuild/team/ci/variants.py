@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,9 +17,6 @@ from mmbuild.schema.resolved import ResolvedRecipe
 
 class CiError(MmbuildError):
     """Recipes, revisions or jobs that cannot be used in CI."""
-
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +54,6 @@ class Variants:
 
     def by_name(self) -> dict[str, Variant]:
         return {variant.name: variant for variant in self.planned}
-
-
-def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return files unchanged, and directories as their YAML files. Subdirectories mostly contain base recipes.
-
-    Raises:
-        CiError: MM810, a directory without recipes.
-    """
-    files: dict[Path, None] = {}
-    for path in paths:
-        if not path.is_dir():
-            files[path] = None
-            continue
-        found = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and item.is_file())
-        if not found:
-            raise CiError(
-                f"`{path}` contains no recipe",
-                code="MM810",
-                hint="name recipe files, or directories that directly contain .yaml files",
-            )
-        files.update(dict.fromkeys(found))
-    return tuple(files)
 
 
 def plan_variants(request: PlanOptions, store: Store) -> Variants:

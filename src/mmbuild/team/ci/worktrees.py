@@ -14,12 +14,12 @@ from typing import Literal
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.options import PlanOptions
+from mmbuild.pipeline.recipe_files import NoRecipesError, recipe_files
 from mmbuild.team.ci.variants import (
     CiError,
     Variant,
     Variants,
     plan_valid_variants,
-    recipe_files,
 )
 
 _TOP = ("rev-parse", "--show-toplevel")
@@ -107,7 +107,7 @@ def existing_files(paths: Sequence[Path], top: Path, tree: Path) -> tuple[Path, 
     for path in [_path_in_worktree(path, top, tree) for path in paths]:
         try:
             files += recipe_files([path]) if path.exists() else ()
-        except CiError:  # a directory without recipes in that state
+        except NoRecipesError:  # a directory without recipes in that state
             continue
     return tuple(dict.fromkeys(files))
 

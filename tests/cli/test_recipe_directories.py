@@ -1,0 +1,61 @@
+"""A directory in place of recipes means the recipes directly in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.projects.demo_project import Project
+
+NAMES = ("llava-int4", "vila")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The directory `mine` has two recipes, and a third one in a directory below."""
+    project = Project(tmp_path)
+    mine = tmp_path / "recipes" / "mine"
+    (mine / "below").mkdir(parents=True)
+    demo = tmp_path / "recipes" / "demo"
+    for name in NAMES:
+        text = (demo / f"{name}.yaml").read_text().replace("extends: ", "extends: ../demo/")
+        (mine / f"{name}.yaml").write_text(text.replace("../../", "../../"))
+    shutil.copy(demo / "nougat.yaml", mine / "below" / "nougat.yaml")
+    return project
+
+
+def built(plan: str) -> list[str]:
+    return [build["recipe"] for build in json.loads(plan)["builds"]]
+
+
+def test_validate_plan_apply_and_graph_take_a_directory(project: Project) -> None:
+    files = [f"recipes/mine/{name}.yaml" for name in NAMES]
+    assert project.run("validate", "recipes/mine").stdout == project.run("validate", *files).stdout
+    plan = project.run("plan", "recipes/mine", "--json").stdout
+    assert built(plan) == built(project.run("plan", *files, "--json").stdout)
+    assert len(built(plan)) == 2
+    assert project.run("graph", "recipes/mine").stdout == project.run("graph", *files).stdout
+    assert len(project.run("apply", "recipes/mine", "-q").stdout.splitlines()) == 2
+
+
+def test_lock_takes_a_directory(project: Project) -> None:
+    project.run("lock", "recipes/mine")
+    assert sorted(path.stem for path in (project.root / "recipes" / "mine").glob("*.lock")) == sorted(NAMES)
+    project.run("lock", "--check", "recipes/mine")
+
+
+def test_a_saved_plan_of_a_directory_lists_its_files(project: Project) -> None:
+    project.run("plan", "recipes/mine", "-o", "saved.plan")
+    saved = json.loads((project.root / "saved.plan").read_text())
+    assert [Path(path).stem for path in saved["request"]["recipes"]] == list(NAMES)
+    assert "everything" not in project.run("apply", "saved.plan").stderr
+
+
+@pytest.mark.parametrize("verb", ["validate", "plan", "apply", "lock", "graph", "script"])
+def test_a_directory_without_recipes(project: Project, verb: str) -> None:
+    (project.root / "empty").mkdir()
+    said = project.run(verb, "empty", status=1).stderr
+    assert said.startswith("error: `empty` contains no recipe [MM810]\n")
