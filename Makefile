@@ -9,7 +9,7 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.mmbuild/inductor
 SECONDS ?= 600
 SEED ?= 1
 
-.PHONY: demo test test-all check docs bench fuzz clean
+.PHONY: demo test test-all check docs dist bench fuzz clean
 demo: $(STAMP)
 	@MMBUILD_STORE=$${MMBUILD_STORE:-$(CURDIR)/.mmbuild/store} $(BIN)/python tools/demo.py --family $(FAMILY)
 
@@ -31,6 +31,10 @@ docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The wheel and the sdist, in dist/.
+dist: $(STAMP)
+	$(BIN)/python -m hatchling build
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(SECONDS) --seed $(SEED)

@@ -8,7 +8,7 @@ import click
 
 from mmbuild import cli
 
-_WIDTH = 100
+_WIDTH = 80  # as on a terminal; more does not fit on the site
 HEAD = """\
 # Commands
 

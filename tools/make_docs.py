@@ -157,7 +157,7 @@ def _default(field: FieldInfo) -> str:
 def diagnostics_page() -> str:
     """docs/diagnostics.md."""
     parts = [
-        "# Diagnostics\n\n"
+        "# Codes\n\n"
         "<!-- Written by tools/make_docs.py from mmbuild/base/codes/*.yaml; change the entries there. -->\n\n"
         "Every finding and every failure carries a code. `mmbuild explain MM103` prints its entry.\n"
     ]

@@ -82,7 +82,8 @@ def test_a_missing_package_is_named_with_who_needs_it() -> None:
 
 def test_codes_name_both_ways() -> None:
     cure = codes()["MM230"].cure
-    assert cure == f"Run {optional_packages.general_hint('torch')}."
+    advice = "To plan without it, add `--locked`, with a lock that was made where it is installed."
+    assert cure == f"Run {optional_packages.general_hint('torch')}. {advice}"
     assert not [entry.code for entry in codes().values() if "{install" in entry.cure]
 
 

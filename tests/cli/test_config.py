@@ -64,6 +64,17 @@ def test_a_python_that_is_a_link_is_kept_as_one(tmp_path: Path, place: Path) -> 
     assert yaml.safe_load(place.read_text("utf-8"))["tensorrt"] == {"python": f"{tmp_path}/python"}
 
 
+def test_a_python_that_is_not_there_is_reported(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "no" / "python"
+    assert config("set-toolchain", "1.2", "--python", str(missing), "--examples", str(tmp_path)) == 0
+    assert capsys.readouterr().err == (
+        f"warning: python `{missing}` does not exist on this host\n"
+        f"wrote `{place}`; `mmbuild doctor` checks whether it is complete\n"
+    )
+
+
 def test_a_container(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--container", "podman", "a/b:c", "--option", "--network=host", "--examples", "/src")
     assert config("set-toolchain", "0.9.0", *words) == 0

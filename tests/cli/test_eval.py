@@ -163,10 +163,10 @@ def test_the_data_are_checked_before_the_engine(capsys: pytest.CaptureFixture[st
 
 
 def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ("x", "--data", QUESTIONS)
+    words = (tmp_path, "--data", QUESTIONS)
     assert "[MM893]" in evaluate(capsys, *words, "-o", tmp_path / "none" / "a.json", status=2)[1]
     assert "--min-score" in evaluate(capsys, *words, "--min-score", "1.5", status=2)[1]
-    assert "--data" in evaluate(capsys, "x", status=2)[1]
+    assert "--data" in evaluate(capsys, tmp_path, status=2)[1]
     assert "[MM" in evaluate(capsys, tmp_path, "--data", QUESTIONS, status=1)[1]
 
 

@@ -183,6 +183,7 @@ def test_run_without_torch(verb: list[str], tmp_path: Path) -> None:
     engine = tmp_path / "build"
     engine.mkdir()
     write_description(engine)
+    (tmp_path / "a.png").write_bytes(png())
     arguments = [str(engine) if word == "BUILD" else word for word in verb]
     program = (
         "import sys; sys.modules['torch'] = None; from mmbuild.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -196,6 +197,21 @@ def test_run_without_torch(verb: list[str], tmp_path: Path) -> None:
         "\n"
         f"hint: {install_hint('torch')}\n"
     )
+
+
+def test_a_missing_picture_is_reported_before_the_engine_is_loaded(tmp_path: Path) -> None:
+    engine = tmp_path / "build"
+    engine.mkdir()
+    write_description(engine)
+    program = (
+        "import sys; sys.modules['torch'] = None; from mmbuild.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["run", str(engine), "--prompt", "why?", "--image", "a.png"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: the image `a.png` does not exist [MM517]\n\nhint: check the path\n"
 
 
 def write_description(directory: Path) -> None:

@@ -120,7 +120,12 @@ def places(engine, tmp_path):
         (["ENGINE", "--prompt", "how many ? " * 100], 1, "MM512", "1 to 128"),
         (["ENGINE", *["--prompt", "how many ?"] * 5], 1, "MM511", "1 to 4"),
         (["ENGINE", "--image", "BROKEN", "--prompt", "how many ?"], 1, "MM517", "broken.png"),
-        (["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"], 1, "MM517", "No such file"),
+        (
+            ["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"],
+            1,
+            "MM517",
+            "`/nowhere.png` does not exist",
+        ),
         (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "41"], 1, "MM515", "1 to 40"),
         (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "0"], 1, "MM515", "1 to 40"),
         (["ENGINE", "--prompt", "<image> how many ?"], 1, "MM518", "names 1 images, and 0 are given"),

@@ -1,4 +1,4 @@
-"""The console blocks of README.md, docs/tutorial.md and docs/eval.md are run, and print what the page shows.
+"""The console blocks of README.md and of some pages of docs/ are run, and print what the page shows.
 
 Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output
 and standard error together are compared with the lines below it. On a page, a line `...` stands for any number of
@@ -27,16 +27,17 @@ from support.pages import ROOT, Block, blocks, session
 from support.screen import without_volatile
 
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
-EVAL = ROOT / "docs" / "eval.md"
+EVAL, TROUBLESHOOTING = ROOT / "docs" / "eval.md", ROOT / "docs" / "troubleshooting.md"
+REAL_RECIPE = "recipes/llava-7b.yaml"
 SERVER = ".venv/bin/mmbuild serve"
 SKIPPED = {
     "make demo": "installs mmbuild, then builds what an earlier block has built",
-    "mmbuild doctor llava-7b.yaml": "prints what this host has",
-    "mmbuild apply llava-7b.yaml": "downloads 14 GB from the hub",
+    f"mmbuild doctor {REAL_RECIPE}": "prints what this host has",
+    f"mmbuild apply {REAL_RECIPE}": "downloads 14 GB from the hub",
 }
 """Commands that are not run, and why; ``test_commands.py`` checks that they exist."""
 
-BUILDS = re.compile(r"^\$ (mmbuild (apply|run|verify) (?!llava-7b)|make demo|curl)", re.M)
+BUILDS = re.compile(r"^\$ (mmbuild (apply recipes/demo|run|verify)|make demo|curl)", re.M)
 """Blocks that compile an engine or need one. They run on a copy of the store that other tests have compiled."""
 
 
@@ -139,12 +140,41 @@ def console(page: Path) -> list[Block]:
     ids=lambda block: block.name,
 )
 def test_readme(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
-    (recipe,) = (block.text for block in blocks(README) if block.title == "llava-7b.yaml")
-    (tmp_path / "llava-7b.yaml").write_text(recipe, "utf-8")
-    lines = recipe.replace("max_batch_size", "max_batchsize").splitlines(keepends=True)
-    lines.insert(14, "  max_multimodal_len: 577\n")
-    (tmp_path / "bad.yaml").write_text("".join(lines), "utf-8")
     run(session(block), tmp_path, environment)
+
+
+def test_the_recipe_of_the_readme_is_the_file_that_it_plans() -> None:
+    (shown,) = (block.text for block in blocks(README) if block.title == REAL_RECIPE)
+    written = (ROOT / REAL_RECIPE).read_text("utf-8").splitlines(keepends=True)
+    assert shown == "".join(line for line in written if not line.startswith("#"))
+    assert f"$ mmbuild plan {REAL_RECIPE}\n" in README.read_text("utf-8")
+
+
+def test_the_first_page_of_the_documentation_shows_commands_of_the_readme() -> None:
+    (block,) = console(ROOT / "docs" / "README.md")
+    assert block.text in [shown.text for shown in console(README)]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").splitlines()) < 120
+
+
+PLANS = [
+    block
+    for block in console(ROOT / "docs" / "ci.md")
+    if block.text.startswith(("$ mmbuild ci plan recipes/opt", "$ mmbuild ci run recipes/demo --shards 3"))
+]
+"""Blocks of docs/ci.md that only plan; the others need a CI service, a hub or a GPU."""
+
+
+@pytest.mark.parametrize("block", [*console(TROUBLESHOOTING), *PLANS], ids=lambda block: block.name)
+def test_pages_that_build_nothing(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
+    run(session(block), tmp_path, environment)
+
+
+def test_blocks_of_other_pages_are_found() -> None:
+    assert len(PLANS) == 2
+    assert len(console(TROUBLESHOOTING)) == 3
 
 
 @pytest.mark.extended

@@ -131,5 +131,5 @@ def test_an_engine_without_a_recipe_gets_the_defaults_of_its_precision():
 
 
 def test_made_up_measures_have_what_real_ones_have():
-    real = {"reference", "pictures", "conversions", "max_new_tokens", "summary", "questions"}
+    real = {"reference", "description", "pictures", "conversions", "max_new_tokens", "summary", "questions"}
     assert set(reports.measures([0.1])) == real

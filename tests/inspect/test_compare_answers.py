@@ -28,7 +28,7 @@ def compared(directory, answers, pictures=(STAR, DISC), model="three"):
     measures = {**reports.of(questions), "pictures": list(pictures)}
     (directory / "verify").mkdir(parents=True)
     report = verify.report_of(measures, bounds("int4", {}), "model", None)
-    verify.write(report, {}, directory / "verify" / "report.json")
+    verify.write(report, {}, directory / "verify" / "report.json", recipe="demo")
     return directory
 
 

@@ -40,7 +40,7 @@ def make(directory, quantization="none", kls=(0.01, 0.02), *, model="m" * 64, ki
 def keep(directory, kls, engine=None, **same):
     measures = reports.measures(kls, **same)
     report = verify.report_of(measures, bounds("int4", {}), "model", engine)
-    verify.write(report, {}, directory / "report.json")
+    verify.write(report, {}, directory / "report.json", recipe="one")
 
 
 def rows(text):

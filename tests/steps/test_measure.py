@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from math import nan
 
 import numpy as np
@@ -43,6 +44,19 @@ def test_the_result_holds_every_question_and_no_time(out, tmp_path):
     assert requested == [(1, "how many ?"), (1, "which shape ?"), (2, "how many ?"), (2, "which shape ?")]
     assert report["summary"]["identical"] == 4
     assert "seconds" not in json.dumps(report)
+
+
+@pytest.mark.slow
+def test_the_engine_is_described_with_its_versions_and_sizes(out):
+    found = run(out, tokens=1)["description"]
+    sizes = {
+        kind: sum(path.stat().st_size for path in demo_directory().rglob(f"*{suffix}"))
+        for kind, suffix in (("weights", ".safetensors"), ("packages", ".pt2"))
+    }
+    assert found["bytes"] == sizes
+    assert (found["family"], found["backend"], found["target"]["device"]) == ("llava", "torch", "cpu")
+    assert found["versions"] == {"torch": version("torch")}
+    assert set(found["limits"]) == {"max_batch_size", "max_input_len", "max_output_len", "tensor_parallel"}
 
 
 @pytest.mark.slow
@@ -122,7 +136,12 @@ def measured_with(monkeypatch, change):
     engine = demo_engine()
     monkeypatch.setattr(engine, "processor", faulty(engine.processor, change))
     return measure.measure(
-        engine, {"model": DEMO}, prompts=["how many ?"], images=[picture], max_new_tokens=3
+        engine,
+        demo_directory(),
+        {"model": DEMO},
+        prompts=["how many ?"],
+        images=[picture],
+        max_new_tokens=3,
     )
 
 
@@ -164,7 +183,7 @@ def test_logits_that_are_not_numbers_are_reported_with_the_question_and_the_side
     )
     (picture, _), *_ = drawn(5, 1)
     error = refused(
-        EngineError, "MM591", measure.measure, demo_engine(), {"model": DEMO},
+        EngineError, "MM591", measure.measure, demo_engine(), demo_directory(), {"model": DEMO},
         prompts=["how many ?"], images=[picture], max_new_tokens=3,
     )  # fmt: skip
     for words in ("image 1", "`how many ?`", "the engine", "token 2"):

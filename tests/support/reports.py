@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
+
+from mmbuild.evaluation.page_facts import Origin
+
+ORIGIN = Origin(
+    "llava-int4",
+    datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    {"name": "host-1", "cpu": "Some CPU", "cores": 8, "sm": None},
+)
+"""Where reports of tests come from."""
 
 
 def question(
@@ -60,6 +70,14 @@ def of(questions: Sequence[dict[str, Any]], quant_algo: str | None = "W4A16") ->
     count = len(questions)
     return {
         "reference": {"program": "transformers", "version": "5.17.0", "dtype": "float32", "device": "cpu"},
+        "description": {
+            "family": "llava",
+            "backend": "torch",
+            "versions": {"torch": "2.13.0", "transformers": "5.17.0"},
+            "target": {"device": "cpu", "sm": None, "isa": "avx2"},
+            "limits": {"max_batch_size": 2, "max_input_len": 128, "max_output_len": 40, "tensor_parallel": 1},
+            "bytes": {"packages": 3_000_000, "weights": 2_000_000},
+        },
         "pictures": ["0" * 64],
         "conversions": {},
         "max_new_tokens": max(one["max_new_tokens"] for one in questions),

@@ -63,12 +63,14 @@ def require(*packages: str, needed_by: str, extra: str = "torch") -> None:
             raise missing_package_error(package, needed_by, extra)
 
 
-def missing_package_error(package: str, needed_by: str, extra: str = "torch") -> MissingPackageError:
-    """The error of :func:`require`."""
+def missing_package_error(
+    package: str, needed_by: str, extra: str = "torch", otherwise: str = ""
+) -> MissingPackageError:
+    """The error of :func:`require`; ``otherwise`` is added to its hint."""
     return MissingPackageError(
         f"{needed_by} needs `{package}` in mmbuild's own environment, where it is not installed",
         code="MM230",
-        hint=install_hint(extra),
+        hint=install_hint(extra) + otherwise,
     )
 
 

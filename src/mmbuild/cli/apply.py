@@ -66,9 +66,9 @@ def command(
     if as_json and layout == "github":
         raise click.UsageError("--json and --format github both write to standard output; use one of them")
     if len(request.paths) == 1 and looks_saved(request.paths[0]):
-        planning = _from_saved(request.paths[0], request.overrides)
+        planning = _from_saved(request.paths[0], request.overrides, builds=not dry_run)
     else:
-        planning = plan_request(request, store, build_dir)
+        planning = plan_request(request, store, build_dir, builds=not dry_run)
     if dry_run:
         from mmbuild.cli.plan import print_plan
 
@@ -107,7 +107,7 @@ def _hub(*, offline: bool) -> Iterator[None]:
             os.environ[_OFFLINE] = known
 
 
-def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
+def _from_saved(path: Path, overrides: tuple[str, ...], *, builds: bool) -> Planning:
     from mmbuild.cli.plan_request import plan_again
     from mmbuild.core.graph.plan_file import check_fresh, read_saved, require_recipes
 
@@ -115,7 +115,7 @@ def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
         raise click.UsageError("--set cannot change a saved plan")
     saved = read_saved(path)
     require_recipes(path, saved)
-    planning = plan_again(saved["request"])
+    planning = plan_again(saved["request"], builds=builds)
     check_fresh(path, saved, planning.plan)
     return planning
 
@@ -203,8 +203,10 @@ def _times(result: Result) -> list[str]:
 
 def _print_up_to_date(planning: Planning) -> None:
     from mmbuild.cli.output import print_note
+    from mmbuild.core.execution.rejected_build import discard_outdated
     from mmbuild.core.graph.plan_text import summary
 
+    discard_outdated(planning.plan)
     print_note(summary(planning.plan))
     click.echo("\n".join(_shown(build.directory) for build in planning.plan.builds))
 

@@ -171,7 +171,7 @@ def _path_text(path: Path) -> str:
 
 
 def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...]) -> None:
-    from mmbuild.cli.output import print_note
+    from mmbuild.cli.output import print_note, print_status
     from mmbuild.config import edit
     from mmbuild.config.load import config_path
 
@@ -179,6 +179,9 @@ def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...
         entry["variables"] = dict(_variable(word) for word in variables)
     where = config_path()
     edit.set_entry(where, keys, entry)
+    for name in ("python", "examples"):
+        if name in entry and not Path(entry[name]).expanduser().exists():
+            print_status(f"warning: {name} `{entry[name]}` does not exist on this host")
     print_note(f"wrote `{where}`; `mmbuild doctor` checks whether it is complete")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @commands.command("graph")
 @options.recipes
 @options.location_options
+@options.locked_option
 @click.option(
     "--format",
     "layout",

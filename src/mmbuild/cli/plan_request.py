@@ -26,8 +26,12 @@ class Planning:
     request: Mapping[str, Any]
 
 
-def plan_request(request: PlanOptions, store: Path | None, build_dir: Path) -> Planning:
+def plan_request(
+    request: PlanOptions, store: Path | None, build_dir: Path, *, builds: bool = False
+) -> Planning:
     """Load recipes, also those in directories, and plan them; warnings go to standard error.
+
+    With ``builds``, which an apply sets, locked recipes are refused where they cannot be built.
 
     Raises:
         MmbuildError: see :func:`mmbuild.pipeline.planning.prepare`,
@@ -38,7 +42,7 @@ def plan_request(request: PlanOptions, store: Path | None, build_dir: Path) -> P
 
     request = with_files(request)
     opened = open_store(store)
-    prepared = _prepare_locked(request, opened) if request.locked else prepare(request, opened)
+    prepared = _prepare_locked(request, opened, builds) if request.locked else prepare(request, opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.cached and not _is_sound(plan):
         forget_entry(opened, prepared.entry)
@@ -63,8 +67,8 @@ def _is_sound(plan: Plan) -> bool:
     return all(is_sound(planned.action) for planned in plan.actions if planned.record is None)
 
 
-def plan_again(saved: Mapping[str, Any]) -> Planning:
-    """Plan the request of a saved plan again.
+def plan_again(saved: Mapping[str, Any], *, builds: bool) -> Planning:
+    """Plan the request of a saved plan again; ``builds`` as in :func:`plan_request`.
 
     Raises:
         MmbuildError: see :func:`plan_request`.
@@ -76,10 +80,10 @@ def plan_again(saved: Mapping[str, Any]) -> Planning:
         allow_outside=saved["allow_outside"],
         locked=bool(saved.get("locked")),
     )
-    return plan_request(request, Path(saved["store"]), Path(saved["build_dir"]))
+    return plan_request(request, Path(saved["store"]), Path(saved["build_dir"]), builds=builds)
 
 
-def _prepare_locked(request: PlanOptions, store: Store) -> Prepared:
+def _prepare_locked(request: PlanOptions, store: Store, builds: bool) -> Prepared:
     from mmbuild.team.lockfile.apply import prepare_locked
 
-    return prepare_locked(request, store)
+    return prepare_locked(request, store, builds=builds)

@@ -106,6 +106,7 @@ def command(
     from mmbuild.backends.base import RunRequest
     from mmbuild.backends.table import backend
     from mmbuild.cli.output import print_status
+    from mmbuild.models.image_files import require_usable
     from mmbuild.models.validation.prompts import require_unicode
 
     require_unicode(prompts)
@@ -120,6 +121,7 @@ def command(
         pair(images, prompts, together=together) if has_input or not runner.has_own_question else [((), None)]
     )
     _check_stream(stream, pairs, profile or as_json or num_beams > 1)
+    require_usable(Path(image) for image in images)
     request = RunRequest(
         pairs,
         max_new_tokens,

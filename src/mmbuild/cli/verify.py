@@ -136,6 +136,7 @@ def compare(
     shown = measure.open_images(list(images) or requested.get("images") or (), engine)
     measures = measure.measure(
         engine,
+        Path(build),
         {name: Path(path) for name, path in sources.items()},
         prompts=measure.questions(engine, prompts or requested.get("prompts") or ()),
         images=shown,
@@ -147,7 +148,7 @@ def compare(
     gates = _recorded_gates(Path(build), engine.quant_algo)
     report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
     small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}
-    verify.write(report, small, Path(out))
+    verify.write(report, small, Path(out), recipe=engine_manifest.recipe(Path(build)) or Path(build).name)
     click.echo(json.dumps(report, indent=2) if as_json else render(report, terminal_width()))
     print_note(f"report: {out}, {verify.page_path(Path(out))}")
     verify.require_agreement(report)

@@ -85,7 +85,7 @@ def _load(
     from mmbuild.team.lockfile.apply import plan_locked
 
     if request.locked:
-        locked = plan_locked(request.paths[0], store, request)
+        locked = plan_locked(request.paths[0], store, request, builds=False)
         return locked.variants, locked.graphs, locked.lock
     variants = load_valid(request).variants
     return variants, lower_all(variants, store, offline=request.offline), None

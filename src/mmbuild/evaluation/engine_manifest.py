@@ -28,7 +28,7 @@ _ACTION: Mapping[str, Any] = {
     "peak_memory": number(0, 1e18),
 }
 _ACTIONS = list_of(record(_ACTION, may_lack=tuple(_ACTION), closed=False), 100_000)
-_FIELDS = {"actions": _ACTIONS, "engine": word, "refused": _ACTIONS, "settings": _OBJECT}
+_FIELDS = {"actions": _ACTIONS, "engine": word, "recipe": word, "refused": _ACTIONS, "settings": _OBJECT}
 _FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
 
 
@@ -54,6 +54,12 @@ def engine(build: Path) -> str | None:
     if digest is None:  # written by an earlier version, which had one kind of engine
         digest = next((action.get("artifact") for action in actions(build, "assemble")), None)
     return digest
+
+
+def recipe(build: Path) -> str | None:
+    """Name of the variant that the directory was installed for; None if it is unknown."""
+    name = read(build).get("recipe")
+    return str(name) if name else None
 
 
 def weights(build: Path) -> str | None:

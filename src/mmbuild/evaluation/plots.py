@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+_FAR = 10
+"""A mark above the values by more than this factor is not drawn: it would press them onto the axis."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plot:
@@ -14,22 +17,24 @@ class Plot:
 
     Attributes:
         values: Not empty, not negative.
-        title: Label for screen readers.
+        title: Heading.
         across: Label of the horizontal axis.
-        mark: A horizontal line, such as a gate's bound; shown as text if it is above all values.
+        up: Label of the vertical axis.
+        mark: A horizontal line, such as a gate's bound; None if there is none.
         as_bars: Draw bars instead of connected points.
     """
 
-    width: ClassVar[int] = 640
-    height: ClassVar[int] = 180
-    left: ClassVar[int] = 64
-    right: ClassVar[int] = 630
-    top: ClassVar[int] = 12
-    bottom: ClassVar[int] = 146
+    width: ClassVar[int] = 420
+    height: ClassVar[int] = 216
+    left: ClassVar[int] = 56
+    right: ClassVar[int] = 412
+    top: ClassVar[int] = 28
+    bottom: ClassVar[int] = 174
 
     values: Sequence[float]
     title: str
     across: str
+    up: str
     mark: float | None = None
     as_bars: bool = False
 
@@ -38,13 +43,29 @@ class Plot:
         return len(self.values)
 
     @property
+    def marked(self) -> bool:
+        """Whether the mark is drawn; otherwise there is none, or it is far above all values."""
+        return self.mark is not None and self.mark <= _FAR * max(self.values)
+
+    @property
     def most(self) -> float:
-        """The upper end of the vertical axis: a round number that no value exceeds."""
-        most = max(self.values)
+        """The upper end of the vertical axis: a round number that no value exceeds, nor the mark if it is drawn."""
+        most = max(*self.values, self.mark or 0.0) if self.marked else max(self.values)
         if most <= 0:
             return 1.0
         step = 10.0 ** math.floor(math.log10(most))
         return next(factor * step for factor in (1, 2, 5, 10) if factor * step >= most)
+
+    @property
+    def y_ticks(self) -> tuple[float, ...]:
+        return (0.0, self.most / 2, self.most)
+
+    @property
+    def x_ticks(self) -> list[tuple[float, int]]:
+        """(x, number) of the values that are numbered below the axis."""
+        step = self._step
+        numbers = sorted({1, *(round(part * self.count / 4) for part in (1, 2, 3, 4))} - {0})
+        return [(self.left + (number - 0.5) * step, number) for number in numbers]
 
     @property
     def points(self) -> list[tuple[float, float]]:

@@ -5,10 +5,12 @@ The check is by content, not by name: by decoding with Pillow if that is install
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError, read_beginning
+from mmbuild.models.errors import EngineError
 
 # Magic numbers; that of WebP is split by its length.
 _BEGINNINGS = {
@@ -34,6 +36,22 @@ def problem(path: Path, *, whole: bool = True) -> str | None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         return "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
     return _problem(path, whole, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def require_usable(paths: Iterable[Path]) -> None:
+    """Require that images can be read, before an engine is loaded for them; reads only their headers.
+
+    Raises:
+        EngineError: MM517, naming the first image that is missing or is not one.
+    """
+    for path in paths:
+        fault = problem(path, whole=False)
+        if fault is not None:
+            raise EngineError(
+                f"the image `{path}` {fault}",
+                code="MM517",
+                hint="check the path" if "exist" in fault else f"use a {TAKEN} file",
+            )
 
 
 @lru_cache(maxsize=256)

@@ -113,6 +113,7 @@ def check(context: StepContext) -> None:
     images = open_images([path for _, path in named], engine)
     measures = measure(
         engine,
+        context.inputs["engine"],
         {name: path for name, path in context.inputs.items() if name != "engine"},
         prompts=questions(engine, context.params["prompts"]),
         images=images,
@@ -137,6 +138,7 @@ def open_images(images: Sequence[Any], engine: Answering) -> list[Picture]:
 
 def measure(
     engine: Answering,
+    directory: Path,
     sources: Mapping[str, Path],
     *,
     prompts: Sequence[str | None],
@@ -148,6 +150,7 @@ def measure(
 
     Args:
         engine: A loaded engine.
+        directory: Its directory.
         sources: Model directories, ``model`` and optionally ``vision``.
         prompts: Questions, or complete prompts; None if the model takes no text.
         images: Anything that :func:`mmbuild.models.images.open_picture` takes.
@@ -155,7 +158,8 @@ def measure(
         progress: Called with the question and the completed fraction.
 
     Returns:
-        Plain data: the reference, a summary, and one entry per question with both answers.
+        Plain data: the reference, what the engine is (:func:`mmbuild.backends.engine_dir.summary.summarize`), a
+        summary, and one entry per question with both answers.
 
     Raises:
         InputError: MM597, the token ids differ from transformers'; MM598, the pixels do.
@@ -163,6 +167,7 @@ def measure(
     """
     import transformers
 
+    from mmbuild.backends.engine_dir.summary import summarize
     from mmbuild.models.families.reference import (
         ignore_generation_config,
         load_inputs,
@@ -193,6 +198,7 @@ def measure(
     }
     return {
         "reference": program,
+        "description": summarize(directory, engine.description),
         "pictures": [thumbnails.digest(image) for image in images],
         "conversions": {
             str(number): image.conversion for number, image in enumerate(images, 1) if image.conversion

@@ -21,8 +21,8 @@ STEPS: Mapping[str, StepSpec] = {
         StepSpec("build_visual", "4", "mmbuild.steps.build_visual:run", _EXPORT),
         StepSpec("convert_visual", "1", "mmbuild.steps.convert_visual:run", _TORCH),
         StepSpec("assemble", "5", "mmbuild.steps.assemble:run"),
-        StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
-        StepSpec("verify", "3", "mmbuild.steps.verify:run"),
+        StepSpec("measure", "3", "mmbuild.steps.measure:run", _TORCH),
+        StepSpec("verify", "4", "mmbuild.steps.verify:run"),
         # Backend hf: the weights, the files next to them, and the card.
         StepSpec("hf_weights", "1", "mmbuild.steps.hf_weights:run", _TORCH),
         StepSpec("hf_model", "1", "mmbuild.steps.hf_model:run"),

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.core.steps.context import StepContext
 from mmbuild.evaluation import gates, thumbnails
 from mmbuild.evaluation.html import page
+from mmbuild.evaluation.page_facts import Origin
+from mmbuild.evaluation.verdict import disagreement
 from mmbuild.steps.measure import MEASURES, PICTURES
 
 REPORT = "report.json"
@@ -41,7 +45,8 @@ def run(context: StepContext) -> None:
     report = report_of(
         read_object(measures / MEASURES, MEASUREMENTS), context.params["gates"], context.params["weights"]
     )
-    write(report, thumbnails.load(measures / PICTURES), context.out / REPORT)
+    recipe = context.label.rpartition("/")[0]
+    write(report, thumbnails.load(measures / PICTURES), context.out / REPORT, recipe=recipe)
     require_agreement(report)
 
 
@@ -67,20 +72,24 @@ def report_of(
     }
 
 
-def write(report: Mapping[str, Any], small: Mapping[int, bytes], path: Path) -> None:
+def write(report: Mapping[str, Any], small: Mapping[int, bytes], path: Path, *, recipe: str) -> None:
     """Write a report as JSON to ``path`` and as an HTML page next to it, each atomically.
+
+    Only the page says when and where the engine was checked: the report of the same measurements is always the same.
 
     Args:
         report: Result of :func:`report_of`.
         small: PNG thumbnails by number, for the page.
         path: JSON file; :func:`page_path` is the page.
+        recipe: Name of the variant, for the page.
 
     Raises:
         VerifyError: ``path`` cannot be written.
     """
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
+    origin = Origin(recipe, datetime.now(UTC), host.facts())
     try:
-        _write_text(page_path(path), page(report, small))
+        _write_text(page_path(path), page(report, small, origin))
         _write_text(path, text)
     except OSError as error:
         raise VerifyError(
@@ -109,10 +118,9 @@ def require_agreement(report: Mapping[str, Any]) -> None:
             difference and the logits of both sides.
         GateError: MM590, the engine fails a gate.
     """
-    if report["summary"]["quant_algo"] is None:
-        for entry in report["questions"]:
-            if entry["tie"] is False:
-                raise VerifyError(f"the engine disagrees with transformers: {describe(entry)}", code="MM560")
+    entry = disagreement(report)
+    if entry is not None:
+        raise VerifyError(f"the engine disagrees with transformers: {describe(entry)}", code="MM560")
     gates.require(report["gates"])
 
 

@@ -68,9 +68,11 @@ def test_the_weights_that_transformers_runs_are_mmbuild_s_to_the_bit(family, alg
     slow_except([*QUANTIZED, *((family, "none", None, "float16") for family in FAMILIES)], FAST),
 )
 def test_its_tokens_are_the_original_model_s(family, algorithm, group, dtype):
-    engine = loaded(checkpoint(family, algorithm, dtype, group))
+    directory = checkpoint(family, algorithm, dtype, group)
+    engine = loaded(directory)
     measured = measure.measure(
         engine,
+        directory,
         {"model": FAMILIES[family]},
         prompts=QUESTIONS[family],
         images=[

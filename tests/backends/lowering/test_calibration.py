@@ -11,6 +11,7 @@ import pytest
 
 from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import calibration as lower_calibration
+from mmbuild.backends.lowering.local_environment import PLAN_WITH_LOCK
 from mmbuild.backends.torch.lower import lower
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.core.graph.action import Action, RecipeGraph
@@ -139,7 +140,7 @@ def test_a_missing_model_optimizer_is_reported_with_the_install_command(
     monkeypatch.setattr(lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote")
     with pytest.raises(CalibrationError, match="not installed") as caught:
         lowered()
-    assert (caught.value.code, caught.value.hint) == ("MM462", install_hint("quantize"))
+    assert (caught.value.code, caught.value.hint) == ("MM462", install_hint("quantize") + PLAN_WITH_LOCK)
 
 
 ON_HUB = {"data": f"hf://{REPO}", "samples": 3, "seed": 5}

@@ -39,6 +39,8 @@ NAMES = {
     "smoothquant": "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN",
     "fp8": "FP8",
 }
+TORCH_HINT = install_hint("torch") + local_environment.PLAN_WITH_LOCK
+QUANTIZE_HINT = install_hint("quantize") + local_environment.PLAN_WITH_LOCK
 Lowered = Callable[..., RecipeGraph]
 
 
@@ -199,8 +201,8 @@ def test_calibrating_weights_that_converters_permute_is_refused() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "missing", "code", "hint"),
     [
-        (local_environment, "PACKAGES", ("a-package-that-nobody-wrote",), "MM230", install_hint("torch")),
-        (lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote", "MM462", install_hint("quantize")),
+        (local_environment, "PACKAGES", ("a-package-that-nobody-wrote",), "MM230", TORCH_HINT),
+        (lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote", "MM462", QUANTIZE_HINT),
     ],
 )
 def test_missing_calibration_packages_are_reported_while_planning(

@@ -61,6 +61,38 @@ def test_a_looser_check_rebuilds_nothing_and_removes_the_rejected_engine(workspa
     assert [one.directory for one in all_roots(workspace.store)] == [str(workspace.build / "r")]
 
 
+def test_an_apply_of_what_is_there_removes_the_engine_that_was_rejected_meanwhile(workspace):
+    workspace.apply(judged("good", loose=True))
+    assert not workspace.apply(judged("broken")).ok
+    assert workspace.apply(judged("good", loose=True)).ran == ()
+    assert [path.name for path in workspace.build.iterdir()] == ["r"]
+
+
+def test_a_rejected_engine_stays_while_its_recipe_is_not_up_to_date(workspace):
+    workspace.apply(judged("good", loose=True))
+    workspace.apply(judged("broken"))
+    assert not workspace.apply(judged("still broken")).ok
+    assert (workspace.build / "r.refused" / "text").read_text() == "still broken"
+
+
+def test_a_report_of_the_engine_that_was_there_does_not_outlive_it(workspace):
+    workspace.apply(judged("first", loose=True))
+    for name in ("report.json", "report.html", "answers.json"):
+        (workspace.build / "r" / name).write_text("refused")
+    workspace.apply(judged("second", loose=True))
+    added = {path.name for path in (workspace.build / "r").iterdir()} - {"manifest.json", "text", "judge"}
+    assert added == {"answers.json"}
+
+
+def test_a_report_stays_if_the_same_engine_is_installed_again(workspace):
+    workspace.apply(judged("first", loose=True))
+    (workspace.build / "r" / "report.json").write_text("of mmbuild verify")
+    (workspace.build / "r" / "text").unlink()
+    assert workspace.apply(judged("first", loose=True)).ok
+    assert (workspace.build / "r" / "text").exists()
+    assert (workspace.build / "r" / "report.json").read_text() == "of mmbuild verify"
+
+
 def test_a_file_added_by_a_user_keeps_the_rejected_directory(workspace):
     workspace.apply(judged())
     (workspace.build / "r.refused" / "notes.txt").write_text("mine")

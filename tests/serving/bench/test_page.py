@@ -1,7 +1,9 @@
 """The page of a result: complete, self-contained, and safe with hostile content."""
 
+import os
 import re
 
+from mmbuild._version import __version__
 from mmbuild.serving.bench.page import page
 from mmbuild.serving.bench.records import Failure
 from mmbuild.serving.bench.workload import Workload
@@ -25,6 +27,30 @@ def test_the_page_is_well_formed_and_shows_the_results():
     ):
         assert words in text
     assert seen.seen.count("svg") == 3
+
+
+def test_the_page_says_what_was_measured_where_and_whether_all_were_answered():
+    engine = {
+        "kind": "engine",
+        "name": "llava-int4",
+        "recipe": "llava-int4",
+        "path": "build/llava-int4",
+        "versions": {"torch": "2.13.0"},
+        "bytes": {"weights": 2_000_000, "packages": 3_000_000},
+    }
+    shown = " ".join(
+        " ".join(Page(page(result(run("clients", 1, [answered()]), target=engine))).text).split()
+    )
+    for fact in (
+        "all 1 requests were answered",
+        "recipe llava-int4 ",
+        "size weights 2.0 MB, compiled packages 3.0 MB",
+        f"versions torch 2.13.0, mmbuild {__version__}",
+        f"measured on {os.uname().nodename}: ",
+    ):
+        assert fact in shown
+    some = Page(page(result(run("clients", 1, [answered(), failed()]))))
+    assert "1 of 2 requests failed" in some.text
 
 
 def test_the_page_fetches_nothing_and_runs_nothing():

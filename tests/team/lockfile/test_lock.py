@@ -103,6 +103,11 @@ def test_the_locked_target_replaces_this_host(project, store, monkeypatch) -> No
     with pytest.raises(LockError) as caught:
         apply.plan_locked(project, store, ASKED)
     assert caught.value.code == "MM803"
+    planned = apply.plan_locked(project, store, ASKED, builds=False)
+    assert planned.lock == made
+    assert planned.note == (
+        f"note: this machine can plan with `{lock_path(project)}` but not apply it: {caught.value.message}"
+    )
     moved = lock(project, store, "target")
     assert moved.target["isa"] == "neon"
     assert moved.plan != made.plan

@@ -46,7 +46,7 @@ def _optimizer_version(pins: Pins) -> str:
         raise CalibrationError(
             f"the recipe's quantization needs `{OPTIMIZER}`, which is not installed",
             code="MM462",
-            hint=install_hint("quantize"),
+            hint=install_hint("quantize") + local_environment.PLAN_WITH_LOCK,
         ) from None
 
 

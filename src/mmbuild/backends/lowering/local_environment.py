@@ -21,6 +21,11 @@ class LowerError(MmbuildError):
     """A valid recipe that this environment cannot build."""
 
 
+PLAN_WITH_LOCK = (
+    "; to plan without it, run `mmbuild lock RECIPE` where it is installed, and add `--locked` here"
+)
+"""End of the hint about a missing package: planning only needs its version."""
+
 _EXTRAS: Mapping[str, str] = {"compressed-tensors": "hf"}
 """The extra of mmbuild that installs a package, if it is not `torch`."""
 
@@ -39,7 +44,8 @@ def _installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise missing_package_error(package, "the recipe", _EXTRAS.get(package, "torch")) from None
+        extra = _EXTRAS.get(package, "torch")
+        raise missing_package_error(package, "the recipe", extra, PLAN_WITH_LOCK) from None
 
 
 FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}

@@ -33,6 +33,8 @@ from mmbuild.core.store.record_fields import INNER_PATH, list_of
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+REPORTS = frozenset({"report.json", "report.html"})
+"""Files that ``mmbuild verify`` adds to an engine directory. They are about the engine that was there."""
 _NAMES = list_of(INNER_PATH)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -110,7 +112,7 @@ def install_build(
             **data,
             "files": files,
         }
-        _carry_over(store, directory, fresh)
+        _carry_over(store, directory, fresh, targets)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _replace_directory(fresh, directory)
         digests = {name: file["blake3"] for name, file in files.items()}
@@ -167,11 +169,14 @@ def _action_facts(action: Action, record: Record, records: Mapping[str, Record])
     }
 
 
-def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
-    """Keep files that users put into the engine directory, such as answers."""
+def _carry_over(store: Store, directory: Path, fresh: Path, targets: Mapping[str, str]) -> None:
+    """Keep files that users put into the engine directory, such as answers; reports only of the same engine."""
     ours = our_files(store, directory)
     if ours is None:
         return
+    root = read_root(store, directory)
+    if root is None or dict(root.targets) != dict(targets):
+        ours |= REPORTS
     existing, installed = scan_files(directory), scan_files(fresh)
     misplaced = frozenset(added_files({**existing, **installed}, installed))
     for name in existing:

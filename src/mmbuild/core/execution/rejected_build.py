@@ -11,18 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmbuild.core.execution.build_dir import install_build, our_files, remove_leftovers
+from mmbuild.core.execution.build_dir import REPORTS, install_build, our_files, remove_leftovers
 from mmbuild.core.execution.failures import Failed
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.plan import Build
+from mmbuild.core.graph.plan import Build, Plan, Verdict
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard, remove_tree
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.named_builds import root_path, scan_files
-
-_REPORTS = frozenset({"report.json", "report.html"})
-"""Files that ``mmbuild verify`` adds to an engine; they do not prevent its removal."""
 
 
 def _rejected_path(directory: Path) -> Path:
@@ -99,10 +96,19 @@ def discard_rejected(store: Store, directory: Path) -> None:
     with wait_lock(store.lock(root_path(store, rejected).stem), f"the lock of `{rejected}`"):
         remove_leftovers(rejected)
         ours = our_files(store, rejected)
-        if ours is None or set(scan_files(rejected)) - ours - _REPORTS:
+        # Reports of `mmbuild verify` do not prevent its removal.
+        if ours is None or set(scan_files(rejected)) - ours - REPORTS:
             return
         remove_tree(rejected)
         discard(root_path(store, rejected))
+
+
+def discard_outdated(plan: Plan) -> None:
+    """Remove the rejected engines of builds that are up to date: the recipe has what it describes again."""
+    current = {p.action.definition_key for p in plan.actions if p.verdict is Verdict.UP_TO_DATE}
+    for build in plan.builds:
+        if current.issuperset(build.actions.values()):
+            discard_rejected(plan.store, build.directory)
 
 
 def _place(build: Build, action: Action) -> str:

@@ -23,6 +23,7 @@ from mmbuild.core.execution.ready_queue import (
     priorities,
     state_of,
 )
+from mmbuild.core.execution.rejected_build import discard_outdated
 from mmbuild.core.execution.resources import Capacity, check_fits, grant
 from mmbuild.core.execution.scheduler import Scheduler
 from mmbuild.core.execution.staging import staging, sweep
@@ -80,6 +81,7 @@ def run_plan(
     outcome = ApplyState(plan.store, state, sink, options.apply.paranoid)
     with shared_lock(plan.store) as hold:
         sweep(plan.store)
+        discard_outdated(plan)
         for build in builds_to_restore(plan, state):
             outcome.install(build)
         if state.waiting:

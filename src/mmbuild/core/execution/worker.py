@@ -138,6 +138,7 @@ def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepC
         locators=job.locators,
         sources=job.sources,
         target=job.target,
+        label=job.label,
         cores=job.cores,
         gpus=tuple(job.gpus),
         progress=progress,

@@ -32,6 +32,7 @@ class StepContext:
         sources: Expected digests of the locators' contents, by the same names.
         target: ``{"device": "cpu"|"cuda", "sm": int|None, "isa": str}`` the result is built for.
         out: Empty directory for the output.
+        label: Its label, ``recipe/step``. Not part of any key: an equal action of another recipe takes the result.
         cores: Number of CPU cores granted by the scheduler.
         gpus: Ids of the granted GPUs, already in ``CUDA_VISIBLE_DEVICES``.
         progress: ``progress(message, fraction or None)``; shown live, never part of the result.
@@ -43,6 +44,7 @@ class StepContext:
     locators: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     target: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
     cores: int = 1
     gpus: tuple[str, ...] = ()
     progress: Callable[[str, float | None], None] = _no_progress

@@ -91,12 +91,23 @@ _RUN = record(
     },
     closed=False,
 )
+_TARGET = record(
+    {
+        "kind": one_of("engine", "server"),
+        "name": word,
+        "recipe": optional(word),
+        "versions": mapping_of(word, 100),
+        "bytes": mapping_of(integer(0, 2**63), 100),
+    },
+    may_lack=("recipe", "versions", "bytes"),
+    closed=False,
+)
 _DOCUMENT = record(
     {
         "mmbuild": word,
         "date": word,
         "host": mapping_of(any_value, 100),
-        "target": record({"kind": one_of("engine", "server"), "name": word}, closed=False),
+        "target": _TARGET,
         "workload": _WORKLOAD,
         "missing": list_of(_LOAD, 1_000),
         "runs": list_of(_RUN, 1_000, least=1),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.backends.engine_dir.description import Description
+from mmbuild.backends.engine_dir.summary import summarize
 from mmbuild.base.errors import MmbuildError, UsageError
 from mmbuild.evaluation import engine_manifest
 from mmbuild.serving.bench import batches
@@ -58,13 +59,17 @@ def require_limits(config: EngineConfig, loads: Sequence[Load]) -> None:
 
 
 def target_of(build: Path, description: Description) -> dict[str, Any]:
-    """The ``target`` of a result: the engine and its precision."""
+    """The ``target`` of a result: the engine, its recipe, precision, versions and sizes."""
     llm, target = description.llm, description.target
+    facts = summarize(build, description)
     return {
         "kind": "engine",
         "name": build.name or str(build),
         "path": str(build),
+        "recipe": engine_manifest.recipe(build),
         "artifact": engine_manifest.engine(build),
+        "versions": facts["versions"],
+        "bytes": facts["bytes"],
         "family": description.family,
         "dtype": llm.get("dtype"),
         "quant_algo": llm.get("quant_algo"),

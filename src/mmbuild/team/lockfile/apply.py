@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmbuild.base import host
 from mmbuild.base.diagnostics import render_text
-from mmbuild.base.errors import UsageError
+from mmbuild.base.errors import MmbuildError, UsageError
 from mmbuild.base.pins import NO_PINS
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
@@ -20,6 +21,9 @@ from mmbuild.team.lockfile.make import LockedPlan, make, this_target
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock
 
 _REFUSED = "install the locked versions in this environment, or update the lock: `mmbuild lock --update PART`"
+
+_CANNOT_BUILD = frozenset({"MM230", "MM462", "MM564", "MM565", "MM566", "MM803"})
+"""Codes that say that this machine lacks a package or is of another kind: it cannot build, but it can plan."""
 
 
 def check(recipe: Path, store: Store, request: PlanOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
@@ -35,21 +39,27 @@ def check(recipe: Path, store: Store, request: PlanOptions) -> tuple[Lockfile, t
     return lock, differences(lock, make(recipe, store, request, known=lock).lock)
 
 
-def prepare_locked(request: PlanOptions, store: Store) -> Prepared:
+def prepare_locked(request: PlanOptions, store: Store, *, builds: bool) -> Prepared:
     """Prepare recipes according to their locks, as :func:`mmbuild.pipeline.planning.prepare` but uncached.
+
+    Args:
+        request: The recipes, each of which has a lock.
+        store: The store, for digests of user files.
+        builds: Whether the plan will be applied on this machine: see :func:`plan_locked`.
 
     Raises:
         LockError: MM800 to MM803.
         UsageError: MM804.
         MmbuildError: A recipe has errors.
     """
-    plans = [plan_locked(recipe, store, request) for recipe in request.paths]
+    plans = [plan_locked(recipe, store, request, builds=builds) for recipe in request.paths]
     findings = tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings))
+    notes = "\n".join(dict.fromkeys(plan.note for plan in plans if plan.note))
     return Prepared(
         tuple(graph for plan in plans for graph in plan.graphs),
         {variant.name: derivation_lines(variant) for plan in plans for variant in plan.variants},
         running_lines(variant for plan in plans for variant in plan.variants),
-        render_text(findings) if findings else "",
+        "\n".join(text for text in (render_text(findings) if findings else "", notes) if text),
     )
 
 
@@ -67,12 +77,20 @@ def refuse_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def plan_locked(recipe: Path, store: Store, request: PlanOptions) -> LockedPlan:
-    """Lower ``recipe`` according to its lock, on a machine that can build the locked target.
+def plan_locked(recipe: Path, store: Store, request: PlanOptions, *, builds: bool = True) -> LockedPlan:
+    """Lower ``recipe`` according to its lock.
+
+    Args:
+        recipe: The recipe, which has a lock.
+        store: The store, for digests of user files.
+        request: How to load the recipe; its paths are not used.
+        builds: Whether this machine must be able to build the plan. If not, locked packages that are not installed
+            and another target only become the plan's ``note``: keys do not depend on them.
 
     Raises:
         LockError: MM800, MM801; MM802, recipe, files, versions or the hub's files differ; MM803, the lock's target
             cannot be built here.
+        MissingPackageError, CalibrationError, TensorRTError: A locked package is not installed.
         UsageError: MM804, there are overrides.
         MmbuildError: The recipe has errors.
     """
@@ -83,11 +101,18 @@ def plan_locked(recipe: Path, store: Store, request: PlanOptions) -> LockedPlan:
     changed = differences(lock, plan.lock)
     if changed:
         raise refuse(path, changed, hint="run `mmbuild lock` and check what changed in it")
-    here = make(recipe, store, request, known=lock, update=("packages",))
-    changed = differences(lock, here.lock)
-    if changed:
-        raise refuse(path, changed, hint=_REFUSED)
-    _require_target(path, lock.target, this_target())
+    try:
+        here = make(recipe, store, request, known=lock, update=("packages",))
+        changed = differences(lock, here.lock)
+        if changed:
+            raise refuse(path, changed, hint=_REFUSED)
+        _require_target(path, lock.target, this_target())
+    except MmbuildError as error:
+        if builds or error.code not in _CANNOT_BUILD:
+            raise
+        return replace(
+            plan, note=f"note: this machine can plan with `{path}` but not apply it: {error.message}"
+        )
     return plan
 
 

@@ -42,12 +42,14 @@ class LockedPlan:
         variants: Validated recipes.
         graphs: One graph per variant.
         findings: Warnings.
+        note: Why this machine cannot build the plan, as a line for the person; empty if it can.
     """
 
     lock: Lockfile
     variants: tuple[ResolvedRecipe, ...]
     graphs: tuple[RecipeGraph, ...]
     findings: tuple[Diagnostic, ...] = ()
+    note: str = ""
 
 
 def make(
