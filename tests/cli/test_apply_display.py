@@ -49,6 +49,31 @@ def test_terminal_keeps_a_line_with_the_time_of_each_action_and_the_engine_path(
     assert_clean_end(terminal)
 
 
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_narrow_terminal_shows_amounts_and_breaks_no_line(project, columns):
+    """The pseudo-terminal is as wide as COLUMNS says; a line that is too long would be folded by the display."""
+    terminal, pipe = held(project, COLUMNS=str(columns))
+    shown = terminal.read_until("25%")
+    pipe.write_text("go on")
+    assert terminal.finish() == 0
+    running = [line for line in re.split(r"[\r\n]+", CONTROL.sub("", shown)) if "\u25b8" in line]
+    assert any("quantize" in line and line.rstrip().endswith("25%") for line in running)
+    assert all(len(line.rstrip()) <= columns for line in running)
+    assert_clean_end(terminal)
+
+
+def test_the_time_ticks_while_an_action_reports_nothing(project):
+    terminal, pipe = held(project)
+    terminal.read_until("held by the test")
+    before = len(terminal.shown)
+    for seconds in ("  2 s", "  3 s"):
+        terminal.read_until(seconds)
+    assert len(terminal.shown) > before
+    assert re.search(r"8/9 actions|\d/9 actions, \d s so far", CONTROL.sub("", terminal.shown))
+    pipe.write_text("go on")
+    assert terminal.finish() == 0
+
+
 def assert_clean_end(terminal):
     """The cursor is back, and nothing of the live part is left below."""
     assert terminal.shown.count(HIDE) == terminal.shown.count(SHOW) > 0

@@ -1,10 +1,12 @@
 """``mmbuild run`` as a user sees it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from demo_worlds import ask
+from mmbuild.backends.torch import Engine
 from mmbuild.backends.torch.runner import emulation_note
 from mmbuild.base.errors import UsageError
 from mmbuild.cli import main
@@ -150,6 +152,30 @@ def test_bad_input_is_reported_on_one_screen(places, capsys, arguments, status, 
     assert f"[{code}]" in reported.err
     assert words in reported.err
     assert len(reported.err.splitlines()) < 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["ENGINE", "--prompt", "how many ? " * 100], "MM512"),
+        (["ENGINE", *["--prompt", "how many ?"] * 5], "MM511"),
+        (["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"], "MM517"),
+        (["ENGINE", "--image", "BROKEN", "--prompt", "how many ?"], "MM517"),
+        (["ENGINE", "--image", "TRUNCATED", "--prompt", "how many ?"], "MM517"),
+        (["ENGINE", "--prompt", "<image> how many ?"], "MM518"),
+    ],
+)
+def test_bad_input_is_noticed_before_the_engine_is_loaded(
+    places, capsys, monkeypatch, tmp_path, arguments, code
+):
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(Path(places["PICTURE"]).read_bytes()[:-60])
+    loaded = []
+    monkeypatch.setattr(Engine, "load", lambda *_, **__: loaded.append("engine"))
+    words = [{**places, "TRUNCATED": str(truncated)}.get(word, word) for word in arguments]
+    assert f"[{code}]" in run_output(capsys, *words, status=1).err
+    assert loaded == []
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_the_quantized_demo_model_is_smaller_by_its_bits(
             params={"algorithm": algorithm},
             inputs={"checkpoint": plain},
             out=out,
-            progress=lambda _, fraction: seen.append(fraction),
+            progress=lambda _, amount: seen.append(amount.fraction),
         )
     )
     sizes = [(directory / "rank0.safetensors").stat().st_size for directory in (plain, out)]

@@ -12,6 +12,17 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def elapsed_text(seconds: float) -> str:
+    """Format a running time, which changes every second: ``40 s``, ``3 min 5 s``, ``2 h 0 min 7 s``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min {rest} s"
+
+
 def estimate_text(seconds: float) -> str:
     """Format an approximate duration: ``40 s``, ``3 min``, ``2.5 h``."""
     if seconds < 90:

@@ -127,12 +127,12 @@ def _run(
     from mmbuild.cli.apply_details import log_lines, starting_lines
     from mmbuild.cli.output import print_status
     from mmbuild.cli.verbosity import is_quiet, is_verbose
-    from mmbuild.core.execution.events import nowhere
+    from mmbuild.core.execution.events import nowhere, thinned
     from mmbuild.core.execution.progress import display
 
     if as_json:
         printer = _EventPrinter()
-        result = run(planning.plan, applied, sink=printer)
+        result = run(planning.plan, applied, sink=thinned(printer))
         printer.raise_failure()
         return result
     if is_quiet():

@@ -97,11 +97,13 @@ def verify(*, store: Path | None) -> None:
     Example:
       mmbuild cache verify
     """
+    from mmbuild.base.status_line import working
     from mmbuild.cli.output import print_note, print_status
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.verify import check_store
 
-    result = check_store(open_store(store))
+    with working("checking the store") as progress:
+        result = check_store(open_store(store), progress)
     for fault in result.faults:
         click.echo(f"removed: {fault}")
     for label in result.consumers:

@@ -82,10 +82,13 @@ def talk(build: str, images: Sequence[str], count: int | None, sampling: Mapping
         count: Maximum tokens of an answer; None: the engine's.
         sampling: Fields of :class:`~mmbuild.backends.torch.Sampling`.
     """
-    from mmbuild.backends.torch import Engine, Sampling
+    from mmbuild.base.status_line import working
 
-    chosen = Sampling(**sampling)
-    engine = Engine.load(build, check=False)  # it has just been checked
+    with working("loading the engine"):  # importing torch takes seconds too
+        from mmbuild.backends.torch import Engine, Sampling
+
+        chosen = Sampling(**sampling)
+        engine = Engine.load(build, check=False)  # it has just been checked
     click.echo(_HELP, err=True)
     _Terminal(engine, engine.stopping(count), chosen, list(map(Path, images))).run()
 

@@ -56,12 +56,14 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
 def _comparison(builds: Sequence[Path], files: Sequence[Path], check: bool) -> dict[str, Any]:
     """Builds, with files of bench also ``results``, with files of eval also ``evaluations``, each as its own
     comparison returns them; notes of all."""
+    from mmbuild.base.status_line import working
     from mmbuild.evaluation.answers.document import is_result
     from mmbuild.inspect.compare_builds import compare
 
     for build in builds:
         options.checked_engine(build, check=check, runs=False)
-    found: dict[str, Any] = compare(builds) if builds else {"version": 1, "builds": [], "notes": []}
+    with working("comparing"):
+        found: dict[str, Any] = compare(builds) if builds else {"version": 1, "builds": [], "notes": []}
     scored = [path for path in files if is_result(path)]
     measured = [path for path in files if path not in scored]
     if measured:

@@ -40,6 +40,7 @@ def command(
       mmbuild doctor recipes/llava-int4.yaml --json
     """
     from mmbuild.base.checks import failed_checks
+    from mmbuild.base.status_line import working
     from mmbuild.config.load import load
     from mmbuild.core.store.layout import default_root
     from mmbuild.inspect.doctor import render
@@ -48,7 +49,8 @@ def command(
     config = load()
     root = store.expanduser().resolve() if store is not None else default_root()
     needed = _needs(request, root, build_dir) if request.paths else None
-    groups = report(config, store=root, build_dir=build_dir, needed=needed, quick=quick)
+    with working("checking this host"):
+        groups = report(config, store=root, build_dir=build_dir, needed=needed, quick=quick)
     if as_json:
         click.echo(render.as_json(groups))
     elif sys.stdout.isatty():
@@ -63,6 +65,7 @@ def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     from mmbuild.api import plan_graphs
     from mmbuild.base import host
     from mmbuild.base.diagnostics import render_text
+    from mmbuild.base.status_line import working
     from mmbuild.cli.output import print_status, use_color
     from mmbuild.core.graph.plan import Verdict
     from mmbuild.core.store.layout import open_store
@@ -77,6 +80,7 @@ def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     if any(item.severity == "error" for item in loaded.diagnostics):
         sys.exit(1)
     opened = open_store(store)
-    plan = plan_graphs(lower_all(loaded.variants, opened, offline=request.offline), opened, build_dir)
+    with working("planning"):
+        plan = plan_graphs(lower_all(loaded.variants, opened, offline=request.offline), opened, build_dir)
     todo = [item.action for item in plan.actions if item.verdict in (Verdict.RUN, Verdict.UNKNOWN)]
     return needs(loaded.variants, todo, host.default_target()["device"])

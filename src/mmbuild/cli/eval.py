@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,23 +245,23 @@ def _collect(
 ) -> tuple[list[str], list[str], BaseException | None]:
     """Texts of the answers, notes about how pictures were read, and why it ended early, if it did."""
     from mmbuild.base.errors import MmbuildError
+    from mmbuild.base.progress import Amount
+    from mmbuild.base.status_line import working
 
     texts: list[str] = []
     conversions: dict[str, None] = {}
     problem: BaseException | None = None
-    progress = _progress(len(questions)) if sys.stderr.isatty() else None
-    try:
-        for answer in answers.answers:
-            texts.append("\n".join(answer.texts))
-            conversions |= dict.fromkeys(answer.notes)
-            if progress is not None:
-                progress(len(texts))
-    except KeyboardInterrupt as error:
-        problem = error
-    except MmbuildError as error:
-        problem = _with_place(error, data, questions[len(texts)])
-    if progress is not None:
-        progress(None)
+    total = len(questions)
+    with working("answering", at_once=True) as progress:
+        try:
+            for answer in answers.answers:
+                texts.append("\n".join(answer.texts))
+                conversions |= dict.fromkeys(answer.notes)
+                progress(f"{len(texts):,} of {total:,} answered", Amount(len(texts), total))
+        except KeyboardInterrupt as error:
+            problem = error
+        except MmbuildError as error:
+            problem = _with_place(error, data, questions[len(texts)])
     return texts, list(conversions), problem
 
 
@@ -269,17 +269,6 @@ def _with_place(error: MmbuildError, data: str, question: Mapping[str, Any]) -> 
     """``error``, whose message now names the first question of the batch that it ended."""
     error.message += f", in the batch of questions that begins at {data}:{question['line']}"
     return error
-
-
-def _progress(total: int) -> Callable[[int | None], None]:
-    """Shows on a terminal how many questions are answered; None removes the line."""
-    from mmbuild.base.terminal_text import raw
-
-    def show(done: int | None) -> None:
-        raw(sys.stderr).write("\r\x1b[K" + ("" if done is None else f"{done:,} of {total:,} answered"))
-        sys.stderr.flush()
-
-    return show
 
 
 def _report(result: Mapping[str, Any], listed: str | None) -> str:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import functools
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from mmbuild.base.formatting import size_text
 from mmbuild.cli.commands import option
 
 if TYPE_CHECKING:
-    from mmbuild.backends.engine_dir.contents import Progress
     from mmbuild.backends.engine_dir.description import Description
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_REDRAW_SECONDS = 0.2
-
 
 PLAN_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "overrides": click.option(
@@ -198,10 +191,15 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
     """
     from mmbuild.backends.engine_dir import contents
     from mmbuild.backends.engine_dir import description as layout
+    from mmbuild.base.progress import BYTES, Amount
+    from mmbuild.base.status_line import working
     from mmbuild.cli.output import print_note, print_status
 
     if check:
-        problem = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
+        with working(f"checking {build}") as progress:
+            problem = contents.check(
+                build, loads=runs, progress=lambda done, total: progress("", Amount(done, total, BYTES))
+            )
         if problem is not None:
             print_status(f"warning: {problem.message} [{problem.code}]")
             print_note(f"  hint: {problem.hint}")
@@ -209,28 +207,6 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
     if runs:
         layout.require_ranks(build, description)
     return description
-
-
-def _hashing(build: Path) -> Progress:
-    """Progress callback that shows on a terminal how many bytes of ``build`` have been hashed."""
-    from mmbuild.base.terminal_text import one_line, raw
-
-    shown = 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        if done < total and time.monotonic() - shown < _REDRAW_SECONDS:
-            return
-        shown = time.monotonic()
-        text = (
-            f"checking {one_line(str(build))}: {size_text(done)} of {size_text(total)}"
-            if done < total
-            else ""
-        )
-        raw(sys.stderr).write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
-
-    return progress
 
 
 def refuse_others(context: click.Context, supported: frozenset[str] | None, verb: str) -> None:

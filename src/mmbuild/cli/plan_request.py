@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.status_line import working
 from mmbuild.cli.output import print_note
 from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan
@@ -38,16 +39,10 @@ def plan_request(
             :func:`mmbuild.team.lockfile.apply.prepare_locked` and
             :func:`mmbuild.pipeline.recipe_files.with_files`.
     """
-    from mmbuild.api import plan_graphs
-
     request = with_files(request)
     opened = open_store(store)
-    prepared = _prepare_locked(request, opened, builds) if request.locked else prepare(request, opened)
-    plan = plan_graphs(prepared.graphs, opened, build_dir)
-    if prepared.cached and not _is_sound(plan):
-        forget_entry(opened, prepared.entry)
-        prepared = prepare(request, opened, again=True)
-        plan = plan_graphs(prepared.graphs, opened, build_dir)
+    with working("planning"):  # models are hashed if they have changed, and the hub may be slow
+        prepared, plan = _planned(request, opened, build_dir, builds)
     if prepared.warnings:
         print_note(prepared.warnings.rstrip())
     saved = {
@@ -60,6 +55,18 @@ def plan_request(
         "locked": request.locked,
     }
     return Planning(plan, prepared, saved)
+
+
+def _planned(request: PlanOptions, store: Store, build_dir: Path, builds: bool) -> tuple[Prepared, Plan]:
+    from mmbuild.api import plan_graphs
+
+    prepared = _prepare_locked(request, store, builds) if request.locked else prepare(request, store)
+    plan = plan_graphs(prepared.graphs, store, build_dir)
+    if prepared.cached and not _is_sound(plan):
+        forget_entry(store, prepared.entry)
+        prepared = prepare(request, store, again=True)
+        plan = plan_graphs(prepared.graphs, store, build_dir)
+    return prepared, plan
 
 
 def _is_sound(plan: Plan) -> bool:

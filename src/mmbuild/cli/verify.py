@@ -125,26 +125,31 @@ def compare(
     Raises:
         VerifyError, GateError: see :func:`mmbuild.steps.verify.require_agreement`.
     """
-    from mmbuild.backends.table import load_engine
+    from mmbuild.base.status_line import working
     from mmbuild.cli.output import print_note
     from mmbuild.cli.tables import terminal_width
-    from mmbuild.evaluation import thumbnails
-    from mmbuild.steps import measure, verify
 
     requested = _recorded_questions(Path(build))
-    engine = load_engine(Path(build))  # checked by the command before ranks were started
-    shown = measure.open_images(list(images) or requested.get("images") or (), engine)
-    measures = measure.measure(
-        engine,
-        Path(build),
-        {name: Path(path) for name, path in sources.items()},
-        prompts=measure.questions(engine, prompts or requested.get("prompts") or ()),
-        images=shown,
-        max_new_tokens=min(
-            max_new_tokens or requested.get("max_new_tokens") or _DEFAULT_NEW_TOKENS,
-            engine.max_output_len,
-        ),
-    )
+    with working("verifying") as progress:
+        progress("loading the engine", None)
+        from mmbuild.backends.table import load_engine
+        from mmbuild.evaluation import thumbnails
+        from mmbuild.steps import measure, verify
+
+        engine = load_engine(Path(build))  # checked by the command before ranks were started
+        shown = measure.open_images(list(images) or requested.get("images") or (), engine)
+        measures = measure.measure(
+            engine,
+            Path(build),
+            {name: Path(path) for name, path in sources.items()},
+            prompts=measure.questions(engine, prompts or requested.get("prompts") or ()),
+            images=shown,
+            max_new_tokens=min(
+                max_new_tokens or requested.get("max_new_tokens") or _DEFAULT_NEW_TOKENS,
+                engine.max_output_len,
+            ),
+            progress=progress,
+        )
     gates = _recorded_gates(Path(build), engine.quant_algo)
     report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
     small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}

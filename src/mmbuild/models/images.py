@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,12 @@ def require_header(path: Path) -> None:
         raise _unreadable(path, getattr(error, "problem", None) or str(error)) from None
     except Exception as error:
         raise _unreadable(path, getattr(error, "strerror", None) or _damage(error)) from None
+
+
+def require_headers(pairs: Iterable[tuple[Sequence[str | os.PathLike[str]], str | None]]) -> None:
+    """:func:`require_header` of the images of several questions, each with its prompt."""
+    for path in dict.fromkeys(path for images, _ in pairs for path in images):
+        require_header(Path(path))
 
 
 def open_as_saved(picture: Picture) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmbuild.base.errors import MmbuildError, UsageError
+from mmbuild.base.status_line import working
 from mmbuild.serving.app import Limits, Server
 from mmbuild.serving.engine_loop import EngineLoop, Step
 from mmbuild.serving.pictures import PicturePolicy
@@ -210,8 +211,9 @@ class _Runner:
         """Load the engine, then take requests. Failure stops the server."""
         try:
             began = time.monotonic()
-            engine = self._load()
-            engine.session.prepare()
+            with working("loading the engine"):
+                engine = self._load()
+                engine.session.prepare()
             options = self._options
             loop = EngineLoop(
                 engine,

@@ -9,7 +9,7 @@ and the packages.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mmbuild.backends.engine_dir import description
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import CHECKPOINT_CONFIG
+from mmbuild.base.progress import BYTES, Amount, Progress
 from mmbuild.core.steps.context import StepContext, link
 from mmbuild.models.checkpoint.config import from_json
 from mmbuild.models.families import family
@@ -48,39 +49,47 @@ def run(context: StepContext) -> None:
     llm = _json(inputs["llm"] / "llm.json")
     visual = _json(inputs["visual"] / "visual.json")
     check_features(llm, visual)
-    for name in description.packages(llm):
-        link(inputs["llm"] / f"{name}.pt2", out / description.LLM / f"{name}.pt2")
-    _link_files(inputs["llm"] / description.KERNELS, out / description.LLM / description.KERNELS)
+    files = [
+        (inputs["llm"] / f"{name}.pt2", f"{description.LLM}/{name}.pt2") for name in description.packages(llm)
+    ]
+    files += _files_in(inputs["llm"] / description.KERNELS, f"{description.LLM}/{description.KERNELS}")
     for component in description.components(llm):
-        stored = _link_checkpoint(
-            inputs["checkpoint"] / component, out / description.LLM / component, component, llm
-        )
+        checkpoint = inputs["checkpoint"] / component
+        stored = check_checkpoint(llm, _json(checkpoint / "config.json"), component)
+        files += _checkpoint_files(checkpoint, f"{description.LLM}/{component}", llm["tensor_parallel"])
         # Packages are compiled for one layer, of which the checkpoint says how many there are.
         llm["encoder" if component == "encoder" else "llm"]["num_hidden_layers"] = stored.num_hidden_layers
     for part in ("visual", "visual_weights"):
         if part in inputs:
-            _link_files(inputs[part], out / description.VISUAL)
+            files += _files_in(inputs[part], description.VISUAL)
+    _link_all(files, out, context.progress)
     copy_processor(inputs, out / description.PROCESSOR)
     description.write(out, _description(context, llm, visual))
 
 
-def _link_files(directory: Path, out: Path) -> None:
-    """Link all files of a directory, if there is one."""
-    for path in sorted(directory.rglob("*")):
-        if not path.is_dir():
-            link(path, out / path.relative_to(directory))
+def _files_in(directory: Path, place: str) -> list[tuple[Path, str]]:
+    """All files of a directory, if there is one, with their places in the engine below ``place``."""
+    files = [path for path in sorted(directory.rglob("*")) if not path.is_dir()]
+    return [(path, f"{place}/{path.relative_to(directory)}") for path in files]
 
 
-def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[str, Any]) -> LlmFacts:
-    """Link the config and the rank files of one component; returns what its config says."""
-    stored = check_checkpoint(llm, _json(checkpoint / "config.json"), component)
-    link(checkpoint / "config.json", out / "config.json")
-    for rank in range(llm["tensor_parallel"]):
-        name = f"rank{rank}.safetensors"
+def _checkpoint_files(checkpoint: Path, place: str, ranks: int) -> list[tuple[Path, str]]:
+    """Config and rank files of one component, with their places in the engine below ``place``."""
+    names = [f"rank{rank}.safetensors" for rank in range(ranks)]
+    for name in names:
         if not (checkpoint / name).exists():
             raise AssembleError(f"the checkpoint has no {name}", code="MM550", hint="apply the recipe again")
-        link(checkpoint / name, out / name)
-    return stored
+    return [(checkpoint / name, f"{place}/{name}") for name in ("config.json", *names)]
+
+
+def _link_all(files: Sequence[tuple[Path, str]], out: Path, progress: Progress) -> None:
+    """Link files to their places in ``out``; across file systems that copies them."""
+    sizes = [path.stat().st_size for path, _ in files]
+    done, total = 0, sum(sizes)
+    for (path, place), size in zip(files, sizes, strict=True):
+        link(path, out / place)
+        done += size
+        progress(f"linked {place}", Amount(done, total, BYTES))
 
 
 def copy_processor(sources: Mapping[str, Path], out: Path) -> None:

@@ -30,6 +30,7 @@ def run(context: StepContext) -> None:
     tensorrt = params.pop("tensorrt", None)
     config = VisualConfig(**{**params, "image_size": tuple(params["image_size"])})
     feature_dtype = DTYPES[config.feature_dtype]
+    context.progress("exporting the graph", None)
     if tensorrt is None:
         with without_weights():
             module = visual.make(shape, feature_dtype)
@@ -45,8 +46,8 @@ def run(context: StepContext) -> None:
         return
     from mmbuild.backends.tensorrt import engine as tensorrt_engine
 
-    context.progress("read weights", 0.1)
+    context.progress("reading weights", None)
     module = visual.make(shape, feature_dtype)
     fill(module, context.inputs, visual.canonical)
-    context.progress("export and build with TensorRT", 0.3)
+    context.progress("exporting, and building with TensorRT", None)
     tensorrt_engine.build(module, config, context.out, context.target, options=tensorrt)

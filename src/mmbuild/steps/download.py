@@ -39,7 +39,7 @@ def run(context: StepContext) -> None:
     """
     params = context.params
     _KINDS[params["kind"]](context)
-    context.progress("checking", None)
+    context.progress("checking that the files agree and are complete", None)
     check_model(
         context.out,
         params["family"],

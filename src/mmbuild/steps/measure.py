@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.progress import Progress, silent
+from mmbuild.base.progress import Amount, Progress, silent
 from mmbuild.core.steps.context import StepContext
 from mmbuild.evaluation import thumbnails
 from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
@@ -86,6 +86,7 @@ def run(context: StepContext) -> None:
     if ranks == 1:
         check(context)
         return
+    context.progress(f"comparing in {ranks} processes", None)  # which report nothing until they have ended
     plain = {
         "params": dict(context.params),
         "inputs": {name: str(path) for name, path in context.inputs.items()},
@@ -109,6 +110,7 @@ def check(context: StepContext) -> None:
 
     # Sort `image2` before `image10`.
     named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
+    context.progress("loading the engine", None)
     engine = load_engine(context.inputs["engine"])  # the store has verified it
     images = open_images([path for _, path in named], engine)
     measures = measure(
@@ -155,7 +157,7 @@ def measure(
         prompts: Questions, or complete prompts; None if the model takes no text.
         images: Anything that :func:`mmbuild.models.images.open_picture` takes.
         max_new_tokens: Limit of tokens per answer.
-        progress: Called with the question and the completed fraction.
+        progress: Called with each question and the number of questions that are done.
 
     Returns:
         Plain data: the reference, what the engine is (:func:`mmbuild.backends.engine_dir.summary.summarize`), a
@@ -175,7 +177,7 @@ def measure(
         open_for_reference,
     )
 
-    progress("load the reference", 0.0)
+    progress("loading the model of transformers to compare with", None)
     reference = load_reference(engine.description.family, sources, engine.dtype, engine.device)
     if not engine.description.obeys_generation_config:
         ignore_generation_config(reference)
@@ -184,12 +186,13 @@ def measure(
     questions = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
     entries = []
     for done, (number, image, prompt) in enumerate(questions):
-        progress(f"image {number}: {prompt or ''}", done / len(questions))
+        progress(f"image {number}: {prompt or 'the page'}", Amount(done, len(questions), "questions"))
         with _naming_question(number, prompt):
             (request,) = engine.encode([image], [prompt])
             theirs = prepare(prompt, [open_for_reference(image)])
             _require_equal_input(engine, request, theirs)
             entries.append(_question(engine, reference, (number, prompt), theirs, max_new_tokens))
+    progress("compared", Amount(len(entries), len(questions), "questions"))
     program = {
         "program": "transformers",
         "version": transformers.__version__,

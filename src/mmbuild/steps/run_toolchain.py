@@ -23,6 +23,7 @@ from mmbuild.backends.tensorrt_llm.runner.workdir import (
 )
 from mmbuild.backends.tensorrt_llm.toolchains.model import Edit
 from mmbuild.backends.tensorrt_llm.toolchains.patches import apply_edit
+from mmbuild.base.progress import Amount
 from mmbuild.config.model import ToolchainEnvironment
 from mmbuild.core.steps.context import StepContext
 
@@ -51,13 +52,14 @@ def run(context: StepContext) -> None:
     add_files(params["files"], cwd)
     mounts = linked_directories(filled)
     for number, command in enumerate(params["commands"]):
-        context.progress(command["name"], number / len(params["commands"]))
+        context.progress(command["name"], Amount(number, len(params["commands"]), "commands"))
         if command["edit"] is not None:
             apply_edit(Edit.model_validate(command["edit"]), cwd)
             continue
         started = _launch(command, environment, root, cwd, mounts, context.gpus)
         run_command(command["name"], started, cwd, params["toolchain"], print)
         _check_outputs(command, cwd)
+    context.progress("done", Amount(len(params["commands"]), len(params["commands"]), "commands"))
     _publish(cwd / params["place"], context.out)
 
 

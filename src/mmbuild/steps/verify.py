@@ -17,6 +17,7 @@ from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import MEASUREMENTS
+from mmbuild.base.progress import Amount
 from mmbuild.core.steps.context import StepContext
 from mmbuild.evaluation import gates, thumbnails
 from mmbuild.evaluation.html import page
@@ -45,6 +46,8 @@ def run(context: StepContext) -> None:
     report = report_of(
         read_object(measures / MEASURES, MEASUREMENTS), context.params["gates"], context.params["weights"]
     )
+    count = len(report["questions"])
+    context.progress("gates evaluated", Amount(count, count, "questions"))
     recipe = context.label.rpartition("/")[0]
     write(report, thumbnails.load(measures / PICTURES), context.out / REPORT, recipe=recipe)
     require_agreement(report)

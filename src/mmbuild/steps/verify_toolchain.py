@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmbuild.backends.engine_dir import description as layout
 from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, infer, takes_images
+from mmbuild.base.progress import Amount
 from mmbuild.config.model import ToolchainEnvironment
 from mmbuild.core.steps.context import StepContext
 
@@ -35,7 +36,9 @@ def run(context: StepContext) -> None:
         (image, prompt) for image in images or [None] for prompt in context.params["prompts"] or [None]
     ]
     for number, (image, prompt) in enumerate(requested):
-        context.progress(prompt or "the runner's default question", number / len(requested))
+        context.progress(
+            prompt or "the runner's default question", Amount(number, len(requested), "questions")
+        )
         request = InferenceRequest(prompt, (image,) if image else (), context.params["max_new_tokens"])
         result = infer(
             context.inputs["engine"],
@@ -52,6 +55,7 @@ def run(context: StepContext) -> None:
                 "answer": result.texts[0],
             }
         )
+    context.progress("answered", Amount(len(entries), len(requested), "questions"))
     report = {
         "version": 1,
         "summary": {"questions": len(entries), "compared": False, "toolchain": dict(description.toolchain)},

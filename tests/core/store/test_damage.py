@@ -11,7 +11,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import graphs_of
-from mmbuild.core.store import integrity, materialize, publish
+from mmbuild.core.store import integrity, materialize, publish, verify
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.locks import shared_lock
@@ -529,3 +529,14 @@ def test_a_link_in_the_place_of_an_engine_directory_is_replaced_and_gone(workspa
     workspace.apply(longer())
     assert [path.name for path in workspace.build.iterdir()] == ["r"]
     assert workspace.text("r") == clean(longer(), workspace.root)
+
+
+def test_a_check_reports_the_bytes_that_it_has_hashed_until_all_are(workspace, monkeypatch):
+    monkeypatch.setattr(verify, "_REPORTED_FILES", 1)
+    workspace.apply(chain("r"))
+    seen = []
+    check_store(workspace.store, lambda _, amount: seen.append(amount))
+    objects = [path for path in workspace.store.objects.rglob("*") if path.is_file()]
+    assert len(seen) == len(objects) > 1
+    assert seen == sorted(seen, key=lambda amount: amount.done)
+    assert (seen[-1].done, seen[-1].complete) == (sum(path.stat().st_size for path in objects), True)

@@ -199,6 +199,6 @@ def test_progress_ends_at_one_and_never_goes_back(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     seen: list[float] = []
     config = CheckpointConfig(family("llava").facts(content).llm, "float16", 2)
-    convert(model, tmp_path / "out", "llava", {".": config}, lambda _, fraction: seen.append(fraction or 0))
+    convert(model, tmp_path / "out", "llava", {".": config}, lambda _, amount: seen.append(amount.fraction))
     assert seen == sorted(seen)
     assert seen[-1] == 1.0

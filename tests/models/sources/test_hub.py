@@ -12,10 +12,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from mmbuild.base.progress import silent
+from mmbuild.base.progress import BYTES, Amount, as_amount, silent
 from mmbuild.models.errors import SourceError
 from mmbuild.models.sources import hub as source
-from mmbuild.models.sources import hub_download
+from mmbuild.models.sources import hub_download, hub_index
 from mmbuild.models.sources.resolve import identify
 from support.models import weights_on_disk as disk
 from support.servers.hub import Hub, commit_id, model_files, running
@@ -258,10 +258,28 @@ def test_a_full_disk_is_reported_and_partial_downloads_are_kept(
 
 def test_progress_counts_bytes_and_ends_at_one(hub: Hub, tmp_path: Path) -> None:
     seen: list[float] = []
-    source.download(hub.repo, FIRST, tmp_path, lambda _, fraction: seen.append(fraction or 0.0))
+    source.download(hub.repo, FIRST, tmp_path, lambda _, amount: seen.append(as_amount(amount).fraction))
     assert len(seen) > 20
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+
+
+def test_bytes_of_an_earlier_download_are_reported_as_skipped(hub: Hub, tmp_path: Path) -> None:
+    file, content = source.list_files(hub.repo, FIRST)[WEIGHTS], hub.commits[FIRST][WEIGHTS]
+    partial = hub_index.repo_folder(hub.repo) / "blobs" / f"{file.digest}.mmbuild.incomplete"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(content[: len(content) // 2])
+    seen: list[Amount] = []
+    for name in ("resumed", "from the cache"):
+        (tmp_path / name).mkdir()
+        source.download(hub.repo, FIRST, tmp_path / name, lambda _, amount: seen.append(as_amount(amount)))
+        assert (seen[-1].complete, seen[-1].unit) == (True, BYTES)
+        if name == "resumed":
+            assert seen[-1].skipped == len(content) // 2
+            # Only work counts for the rate: it never exceeds what was received since the last report.
+            work = [amount.done - amount.skipped for amount in seen]
+            assert work == sorted(work)
+    assert seen[-1].skipped == seen[-1].total
 
 
 DOWNLOAD = """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
 from mmbuild.base.entries import load_entry
+from mmbuild.base.status_line import working
 
 if TYPE_CHECKING:
     from mmbuild.backends.engine_dir.description import Description
@@ -63,9 +64,14 @@ class HfRunner:
 
     def run(self, request: RunRequest, show: str) -> None:
         """Load the checkpoint, ask it and call ``show``."""
-        from mmbuild.models.families.reference import ignore_generation_config
+        from mmbuild.models.images import open_picture
 
-        engine = self.load()
+        for path in dict.fromkeys(path for images, _ in request.pairs for path in images):
+            open_picture(path)  # before seconds are spent on loading
+        with working("loading the checkpoint"):
+            from mmbuild.models.families.reference import ignore_generation_config
+
+            engine = self.load()
         if request.ignore_generation_config:
             ignore_generation_config(engine.model)
         present(_answers(engine, request), request, show)

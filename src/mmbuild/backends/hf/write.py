@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmbuild.backends.hf.layer import How, quantize_layer, stored_shapes
 from mmbuild.backends.hf.sites import linear_names
-from mmbuild.base.progress import Progress, silent
+from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.convert import DERIVED, find_sources, naming_of, require_finite
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats, row_blocks
@@ -74,7 +74,7 @@ def write(
         dtype: Number format of everything that is not quantized.
         how: How the decoder's layers are quantized; None: not at all.
         inputs: Statistics of the layers' inputs by the decoder's names (``layers.0.mlp.up_proj``); may be empty.
-        progress: Called with the part and the completed fraction.
+        progress: Called with each tensor and the bytes that are written.
         shard: Largest size of a file, bytes.
 
     Raises:
@@ -89,14 +89,16 @@ def write(
             entries = writer.layout(entry for part in group for entry in part.entries)
             file = files.enter_context(writer.create(out / _file_name(number, len(shards)), entries))
             opened.update((entry.name, (file, entry)) for entry in entries)
-        for done, part in enumerate(parts, start=1):
+        total, done = sum(entry.size for part in parts for entry in part.entries), 0
+        for part in parts:
             for name, blocks in _tensors(part, stored, dtype, how, inputs):
                 file, entry = opened[name]
                 written = 0
                 for block in blocks:
                     written += file.put(name, block, written)
                 writer.check_filled(entry, written)
-            progress(part.prefix, done / len(parts))
+                done += written
+                progress(name, Amount(done, total, BYTES))
     if len(shards) > 1:
         _write_index(out, shards)
 

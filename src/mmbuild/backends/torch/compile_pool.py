@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from mmbuild.backends.torch import package_cache
 from mmbuild.backends.torch.export import compile_package
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.progress import Amount, Progress
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -46,38 +47,49 @@ class Packages:
             compile_package(program, self.out / f"{name}.pt2", self.target)
 
 
-def compile_all(packages: Packages, cores: int, progress: Callable[[str, float], None]) -> None:
+def compile_all(packages: Packages, cores: int, progress: Progress) -> None:
     """Export and compile all packages.
 
     Args:
         packages: The packages. They need not be picklable.
         cores: Packages to compile at once.
-        progress: Called as ``progress(message, fraction)``.
+        progress: Called with the packages that are being compiled, and how many are done.
 
     Raises:
         EngineError: A package cannot be exported or compiled.
     """
     # Layers take longest: with them first, all processes end at about the same time.
     names = sorted(packages.programs, key=lambda name: "layer" not in name)
-    progress(f"compile {len(names)} packages", 0.0)
     # A process that has used CUDA cannot fork; threads that have computed make forks of it slow at best.
     if cores == 1 or torch.cuda.is_initialized():
-        for done, name in enumerate(names, start=1):
+        for done, name in enumerate(names):
+            progress(*_state(names[done:], len(names), 1))
             packages.compile(name)
-            progress(f"compiled {name}", done / len(names))
+        progress(*_state((), len(names), 1))
         return
     with suppress(Exception):  # without a compiler, which the first package reports
         package_cache.surroundings()  # once for all processes
+    workers = min(cores, len(names))
     with ProcessPoolExecutor(
-        min(cores, len(names)),
+        workers,
         multiprocessing.get_context("fork"),
         initializer=_prepare,
         initargs=(packages,),
     ) as pool:
         jobs = {pool.submit(_compile, name): name for name in names}
-        for done, job in enumerate(as_completed(jobs), start=1):
+        left = dict.fromkeys(names)
+        progress(*_state(left, len(names), workers))
+        for job in as_completed(jobs):
             job.result()
-            progress(f"compiled {jobs[job]}", done / len(names))
+            del left[jobs[job]]
+            progress(*_state(left, len(names), workers))
+
+
+def _state(left: Iterable[str], total: int, workers: int) -> tuple[str, Amount]:
+    """The report on packages that are not compiled, the first of which are being compiled: they start in order."""
+    names = list(left)
+    message = f"compiling {', '.join(names[:workers])}" if names else "compiled"
+    return message, Amount(total - len(names), total, "packages")
 
 
 _inherited: list[Packages] = []

@@ -28,7 +28,7 @@ from mmbuild.backends.torch.visual_loading import load_visual
 from mmbuild.backends.torch.weights import check_caches, check_memory, check_weights
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family
-from mmbuild.models.families.processor import Image, Request, encode, load_processor
+from mmbuild.models.families.processor import Image, Processor, Request, encode, load_processor
 from mmbuild.models.files.generation_settings import START
 from mmbuild.models.validation.prompts import require_unicode
 
@@ -44,7 +44,13 @@ class Engine:
     >>> [answer] = engine.generate(images=["a.png"], prompts=["how many shapes ?"])
     """
 
-    def __init__(self, directory: Path, description: layout.Description, rank: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        description: layout.Description,
+        rank: int = 0,
+        processor: Processor | None = None,
+    ) -> None:
         """Use :meth:`load` instead; ``rank`` selects the weights.
 
         Only rank 0 has a processor: the other ranks get encoded requests and need no transformers.
@@ -54,7 +60,7 @@ class Engine:
         self.config = _with_start(from_json(description.llm), description)
         aot_package.check_target(description.target, description.toolchain["torch"])
         if rank == 0:
-            self.processor = load_processor(directory / layout.PROCESSOR, description.family)
+            self.processor = processor or load_processor(directory / layout.PROCESSOR, description.family)
         self.visual = load_visual(directory / layout.VISUAL, description.target)
         files = weights.rank_files(directory / layout.LLM, self.config, rank)
         check_weights(files, self.config)
@@ -63,7 +69,9 @@ class Engine:
         self.session = Session(self.config, directory / layout.LLM, files, description.target)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, check: bool = True) -> Engine:
+    def load(
+        cls, path: str | os.PathLike[str], *, check: bool = True, processor: Processor | None = None
+    ) -> Engine:
         """Load an engine directory; compiles nothing.
 
         Loading an engine executes code: its packages are shared libraries. So its files are first checked against
@@ -75,6 +83,7 @@ class Engine:
         Args:
             path: The engine directory.
             check: False skips the check, for directories that were edited on purpose.
+            processor: The engine's processor if it is loaded already; not for engines with several ranks.
 
         Raises:
             LayoutError: The directory is not an engine.
@@ -97,7 +106,7 @@ class Engine:
             return load_distributed(directory, description, check=check)
         if check:
             contents.require(directory)
-        return cls(directory, description)
+        return cls(directory, description, processor=processor)
 
     @property
     def dtype(self) -> str:

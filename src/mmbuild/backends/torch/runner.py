@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
+from mmbuild.base.optional_packages import require
+from mmbuild.base.status_line import working
 from mmbuild.models.files.generation_settings import not_applied_text
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from mmbuild.backends.torch import Beams, Generation, Profile, Sampling
     from mmbuild.backends.torch.engine import Engine
     from mmbuild.backends.torch.generate import Stopping
-    from mmbuild.models.families.processor import Request
+    from mmbuild.models.families.processor import Processor, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,11 @@ class TorchRunner:
     def run(self, request: RunRequest, show: str) -> None:
         """Load the engine, ask it and call ``show``, in rank 0 where there are several."""
         from mmbuild.backends.torch.distributed import launch
+        from mmbuild.models.images import require_headers
 
+        require("torch", "transformers", needed_by="running an engine")
+        if request.batch is None:  # the pictures of a data set were checked when it was read
+            require_headers(request.pairs)  # before the imports and the engine, which take seconds to load
         arguments = {"build": str(self.build), "request": asdict(request), "show": show}
         interrupts = (signal.SIGINT,) if request.interruptible else ()
         launch.run_on_ranks(
@@ -80,12 +86,16 @@ def answer(build: str, request: Mapping[str, Any], show: str) -> None:
     Raises:
         UsageError: MM520, tokens are drawn and beams searched at once.
     """
-    from mmbuild.backends.torch import Beams, Engine, Sampling
-
     asked = RunRequest(**request)
-    sampling, beams = Sampling(**asked.sampling), Beams(**asked.beams)
-    check_choice(sampling.temperature > 0, beams.width > 1)
-    engine = Engine.load(build, check=False)  # the verb did, before ranks were started
+    with working("loading the engine"):  # importing torch takes seconds too
+        from mmbuild.backends.torch import Beams, Engine, Sampling
+
+        sampling, beams = Sampling(**asked.sampling), Beams(**asked.beams)
+        check_choice(sampling.temperature > 0, beams.width > 1)
+        processor = None if asked.batch is not None else _checked_processor(Path(build), asked.pairs)
+        engine = Engine.load(
+            build, check=False, processor=processor
+        )  # the verb did, before ranks were started
     stopping = engine.stopping(asked.max_new_tokens, ignore_generation_config=asked.ignore_generation_config)
     if asked.batch is not None:
         present(Answers(_in_batches(engine, asked, stopping, sampling, beams)), asked, show)
@@ -94,8 +104,36 @@ def answer(build: str, request: Mapping[str, Any], show: str) -> None:
     if asked.show == "stream":
         found = Answers(pieces=engine.stream_text(requests[0], stopping, sampling), notes=notes)
     else:
-        found = _answers(asked.pairs, engine.run(requests, stopping, sampling, beams), notes)
+        with working("answering"):
+            generation = engine.run(requests, stopping, sampling, beams)
+        found = _answers(asked.pairs, generation, notes)
     present(found, asked, show)
+
+
+def _checked_processor(build: Path, pairs: Sequence[Pair]) -> Processor | None:
+    """Check prompts and images before seconds are spent on loading the engine; returns the engine's processor.
+
+    None in ranks other than 0, which get encoded requests.
+
+    Raises:
+        EngineError: MM511, there are more prompts than the engine takes at once; MM512, one is too long; MM517, an
+            image cannot be read; MM518, prompt and images do not match.
+    """
+    from mmbuild.backends.engine_dir import description as layout
+    from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.distributed import mpirun
+    from mmbuild.backends.torch.session import check_sizes
+    from mmbuild.models.families.processor import encode, load_processor
+
+    if mpirun.rank_here():
+        return None
+    description = layout.read(build)
+    config = from_json(description.llm)
+    processor = load_processor(build / layout.PROCESSOR, description.family)
+    lengths = [len(encode(processor, prompt, list(images)).ids) for images, prompt in pairs]
+    if config.encoder is not None or not config.cross_len:  # others start with a single token
+        check_sizes(config, lengths)
+    return processor
 
 
 def _encoded(engine: Engine, pairs: Sequence[Pair]) -> tuple[list[Request], tuple[str, ...]]:

@@ -307,23 +307,33 @@ class Session:
             )
 
 
-def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: Tensor) -> None:
-    """Check that the engine supports a batch; raises as :meth:`Session.prefill`."""
-    if not 1 <= len(prompts) <= config.max_batch_size:
+def check_sizes(config: EngineConfig, lengths: Sequence[int]) -> None:
+    """Check that the engine supports a batch of prompts with these numbers of tokens.
+
+    Raises:
+        EngineError: MM511, there are too many; MM512, one is empty or too long.
+    """
+    if not 1 <= len(lengths) <= config.max_batch_size:
         raise EngineError(
-            f"the batch has {len(prompts)} prompts, but the engine supports 1 to {config.max_batch_size}",
+            f"the batch has {len(lengths)} prompts, but the engine supports 1 to {config.max_batch_size}",
             code="MM511",
             hint="use smaller batches, or raise max_batch_size in the recipe",
         )
-    rows = () if config.cross_len and not config.encoder else (config.max_multimodal_len,)
-    for number, prompt in enumerate(prompts, start=1):
-        if not 1 <= len(prompt) <= config.max_input_len:
+    for number, length in enumerate(lengths, start=1):
+        if not 1 <= length <= config.max_input_len:
             raise EngineError(
-                f"prompt {number} has {len(prompt)} tokens with its visual features, "
+                f"prompt {number} has {length} tokens with its visual features, "
                 f"but the engine supports 1 to {config.max_input_len}",
                 code="MM512",
                 hint="shorten the prompt, or raise max_input_len in the recipe",
             )
+
+
+def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: Tensor) -> None:
+    """Check that the engine supports a batch; raises as :meth:`Session.prefill`."""
+    check_sizes(config, [len(prompt) for prompt in prompts])
+    rows = () if config.cross_len and not config.encoder else (config.max_multimodal_len,)
+    for number, prompt in enumerate(prompts, start=1):
         low, high = min(prompt), max(prompt)
         if low < 0 or high >= config.vocab_size + sum(rows):
             raise EngineError(

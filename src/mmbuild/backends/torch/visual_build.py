@@ -44,7 +44,7 @@ def build(
         target: Device and instruction set.
         canonical: Name in the engine of a parameter or buffer of the module.
         cores: Packages to compile at once.
-        progress: Called as ``progress(message, fraction)``.
+        progress: Called with the packages that are being compiled, and how many are done.
 
     Raises:
         EngineError: MM533, the number of features differs from ``config``.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmbuild.base.progress import Progress, silent
+from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
@@ -74,7 +74,7 @@ def convert(
         canonical: Names.
         dtype: Dtype of floats: ``float32``, ``float16`` or ``bfloat16``.
         out: An existing directory.
-        progress: Called with the tensor and the completed fraction.
+        progress: Called with each tensor and the bytes that are written.
 
     Raises:
         EngineError: MM532, a parameter has no tensor; MM531, the shapes differ.
@@ -90,12 +90,14 @@ def convert(
         for name, value in sorted(tensors.items())
     ]
     with writer.create(out / WEIGHTS, writer.layout(entries)) as file:
+        total, done = sum(entry.size for entry in entries), 0
         for name, value in tensors.items():
             if not value.is_meta:
-                file.put(name, value)
-        for number, (name, stored) in enumerate(_stored(module, sources, canonical)):
-            progress(name, number / len(tensors))
-            file.put(name, stored.read(TensorSlice()).to(tensors[name].dtype))
+                done += file.put(name, value)
+        progress("buffers", Amount(done, total, BYTES))
+        for name, stored in _stored(module, sources, canonical):
+            done += file.put(name, stored.read(TensorSlice()).to(tensors[name].dtype))
+            progress(name, Amount(done, total, BYTES))
 
 
 def _stored(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the JSON form; raised when a field changes its meaning."""
 
+_PROGRESS_SECONDS = 0.5
+"""Least time between two events of progress of an action in :func:`thinned`."""
+
 
 class EventKind(StrEnum):
     """Kinds of events with the fields of their ``data``."""
@@ -22,7 +25,7 @@ class EventKind(StrEnum):
     PLAN = "plan"  # hash, run, restore, unknown, up_to_date: counts
     WAITING = "waiting"  # why: another process builds the same action
     STARTED = "started"  # step, reason, cores, gpus, log
-    PROGRESS = "progress"  # message, fraction (0 to 1, or null)
+    PROGRESS = "progress"  # message, fraction (0 to 1), done, total, unit, skipped; null if unknown
     FINISHED = "finished"  # key, digest, seconds, memory (bytes), size (bytes)
     REUSED = "reused"  # digest, why: cut off early, or built by another process
     FAILED = "failed"  # message, hint, code, log, aside (directories of refused engines)
@@ -49,6 +52,20 @@ class Event:
 
 
 Sink = Callable[[Event], None]
+
+
+def thinned(sink: Sink) -> Sink:
+    """``sink`` without most progress: at most two events a second about each action, by their times."""
+    last: dict[str, float] = {}
+
+    def pass_on(event: Event) -> None:
+        if event.kind is EventKind.PROGRESS:
+            if event.at - last.get(event.label, -_PROGRESS_SECONDS) < _PROGRESS_SECONDS:
+                return
+            last[event.label] = event.at
+        sink(event)
+
+    return pass_on
 
 
 def nowhere(event: Event) -> None:

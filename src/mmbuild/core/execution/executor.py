@@ -29,10 +29,10 @@ class Running(Protocol):
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
         """Return the messages from jobs, after waiting up to ``timeout`` seconds (None: indefinitely) for one.
 
-        Each message has ``job`` (a name) and ``event``: ``progress`` (message, fraction), ``waiting`` (why),
-        ``warning`` (message, code, hint), ``failed`` (message, code, hint; the exit follows), ``done``, which ends
-        the job (digest; record, unless the job writes the journal itself), and ``exit`` (status; directory, unless it
-        is the one that :meth:`start` returned).
+        Each message has ``job`` (a name) and ``event``: ``progress`` (the fields of
+        :func:`mmbuild.base.progress.as_data`), ``waiting`` (why), ``warning`` (message, code, hint), ``failed``
+        (message, code, hint; the exit follows), ``done``, which ends the job (digest; record, unless the job writes
+        the journal itself), and ``exit`` (status; directory, unless it is the one that :meth:`start` returned).
         """
 
 

@@ -1,16 +1,24 @@
-"""Displays an apply on standard error: a live table on a terminal, plain lines otherwise."""
+"""Displays an apply on standard error: a live display on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from mmbuild.base.terminal_text import one_line, raw
 from mmbuild.core.execution.events import Event, EventKind, Sink
+from mmbuild.core.execution.running_actions import ApplyProgress, after, lines, still_line
+from mmbuild.core.execution.time_left import time_left
 from mmbuild.core.graph.plan import Plan, Verdict
+
+_TICK_SECONDS = 1.0
+_SILENT_SECONDS = 30.0
+"""Time without a line about a running action after which a log gets one."""
 
 
 @contextmanager
@@ -19,8 +27,10 @@ def display(plan: Plan, *, live: bool = True) -> Iterator[Sink]:
     if live and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _live(plan) as sink:
             yield lenient(sink)
-    else:
-        yield lenient(PlainLines(plan))
+        return
+    plain = PlainLines(plan)
+    with _repeating(plain.tick):
+        yield lenient(plain)
 
 
 def lenient(sink: Sink) -> Sink:
@@ -34,20 +44,53 @@ def lenient(sink: Sink) -> Sink:
 
 
 class PlainLines:
-    """Prints a line when an action starts and when it ends; suitable for CI logs."""
+    """Prints a line when an action starts and when it ends, and every 30 seconds between; suitable for CI logs."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.total = sum(p.verdict in (Verdict.RUN, Verdict.UNKNOWN) for p in plan.actions)
-        self.ended = 0
+    def __init__(self, plan: Plan, clock: Callable[[], float] = time.time) -> None:
+        total = sum(p.verdict in (Verdict.RUN, Verdict.UNKNOWN) for p in plan.actions)
+        self._clock = clock
+        self._state = ApplyProgress(total, clock())
+        self._printed: dict[str, float] = {}
+        self._lock = threading.Lock()  # results are also published by other threads, which report it
 
     def __call__(self, event: Event) -> None:
-        if event.kind is EventKind.PLAN:  # actions that could not be pulled run
-            self.total = event.data["run"] + event.data["unknown"]
-        if event.kind in (EventKind.FINISHED, EventKind.REUSED, EventKind.FAILED):
-            self.ended += 1
-        line = _first_line(event)
-        if line:
-            print(f"[{self.ended}/{self.total}] {line}", file=sys.stderr, flush=True)
+        with self._lock:
+            self._state = after(self._state, event)
+            line = _first_line(event)
+            if line:
+                self._printed[event.label] = event.at
+                self._print(line)
+
+    def tick(self) -> None:
+        """Print a line for each running action about which nothing was printed for 30 seconds."""
+        now = self._clock()
+        with self._lock:
+            for label, action in self._state.running.items():
+                if now - self._printed.get(label, action.started) >= _SILENT_SECONDS:
+                    self._printed[label] = now
+                    self._print(f"still  {one_line(still_line(action, now))}")
+
+    def _print(self, line: str) -> None:
+        print(f"[{self._state.ended}/{self._state.total}] {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _repeating(tick: Callable[[], None]) -> Iterator[None]:
+    """Call ``tick`` every second in another thread within the block."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(_TICK_SECONDS):
+            with suppress(OSError, ValueError, AttributeError):
+                tick()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _first_line(event: Event) -> str:
@@ -91,51 +134,33 @@ def cost(data: Any) -> str:
 
 @contextmanager
 def _live(plan: Plan) -> Iterator[Sink]:
-    import time
-
     from rich.console import Console
     from rich.live import Live
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     # rich keeps dim and bold under NO_COLOR, but users who set it expect plain text.
     plain_text = bool(os.environ.get("NO_COLOR"))
     console = Console(file=raw(sys.stderr), color_system=None if plain_text else "auto")
-    started: dict[str, float] = {}
-    messages: dict[str, str] = {}
-    plain = PlainLines(plan)
+    total = sum(planned.verdict in (Verdict.RUN, Verdict.UNKNOWN) for planned in plan.actions)
+    state = ApplyProgress(total, time.time())
+    estimate = time_left(plan)
 
-    def table() -> Table:
-        """Return the running actions; finished ones scroll up above the table."""
-        rows = Table.grid(padding=(0, 2))
-        for label, begin in started.items():
-            rows.add_row(
-                "  ▸",
-                escape(one_line(label)),
-                f"{time.time() - begin:.0f} s",
-                escape(messages.get(label, "")),
-            )
-        rows.add_row(f"[dim]{plain.ended}/{plain.total}[/dim]", "", "", "")
-        return rows
+    def shown() -> Text:
+        """Return the running actions; finished ones scroll up above them."""
+        width, height = console.size
+        *actions, overall = lines(state, estimate, time.time(), width, height)
+        text = Text("".join(f"{line}\n" for line in actions), no_wrap=True, overflow="crop", end="")
+        return text.append(overall, "dim")
 
-    with Live(get_renderable=table, console=console, refresh_per_second=4, transient=True) as live:
+    lock = threading.Lock()  # results are also published by other threads, which report it
+    with Live(get_renderable=shown, console=console, refresh_per_second=4, transient=True) as live:
 
         def sink(event: Event) -> None:
-            if event.kind in (EventKind.STARTED, EventKind.PULLING):
-                started[event.label] = event.at
-            elif event.kind is EventKind.PROGRESS:
-                fraction = event.data.get("fraction")
-                percent = f" {fraction:.0%}" if fraction is not None else ""
-                messages[event.label] = one_line(f"{event.data['message']}{percent}")
-            elif event.kind in (EventKind.FINISHED, EventKind.REUSED, EventKind.FAILED):
-                plain.ended += 1
-                started.pop(event.label, None)
-            elif event.kind is EventKind.PULLED:
-                started.pop(event.label, None)
-            elif event.kind is EventKind.PLAN:
-                plain(event)
+            nonlocal state
+            with lock:
+                state = after(state, event)
             line = _first_line(event)
             if line and event.kind not in (EventKind.STARTED, EventKind.PULLING):
-                live.console.print(escape(line), highlight=False)
+                live.console.print(Text(line))
 
         yield sink

@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.05
 """Interval for retrying a lock held by another process and for checking a pull."""
 
 _FORWARDED = {
-    "progress": (EventKind.PROGRESS, ("message", "fraction")),
+    "progress": (EventKind.PROGRESS, ("message", "fraction", "done", "total", "unit", "skipped")),
     "waiting": (EventKind.WAITING, ("why",)),
     "warning": (EventKind.WARNING, ("message", "code", "hint")),
 }

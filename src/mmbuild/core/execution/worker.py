@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.progress import Amount, as_data, limited
 from mmbuild.core.execution.job import Failure, WorkerJob, write_failure
 from mmbuild.core.execution.memory_sampler import MemorySampler
 from mmbuild.core.execution.publish_check import confirm, seen_sources
@@ -31,6 +32,9 @@ from mmbuild.core.store.integrity import check_inputs
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import report_to
 from mmbuild.core.store.publish import publish
+
+_MUCH = 64 << 20
+"""Bytes that take noticeable time to hash and to sync."""
 
 Send = Callable[[dict[str, object]], None]
 """Sends a message to the orchestrator."""
@@ -99,6 +103,8 @@ def _build(job: WorkerJob, directory: Path, peak: MemorySampler, send: Send) -> 
     seconds = time.monotonic() - started
     memory = peak.sample()
     out = directory / "work" / "out"
+    if _size(out) >= _MUCH:  # in the seconds that this takes the step's last message would be wrong
+        send({"job": job.name, "event": "progress", **as_data("storing the result", None)})
     artifact = publish(store, out, threads=job.cores, used=used, confirm=lambda: confirm(store, job, before))
     record = Record(
         key=job.key,
@@ -118,6 +124,13 @@ def _build(job: WorkerJob, directory: Path, peak: MemorySampler, send: Send) -> 
     return record
 
 
+def _size(directory: Path) -> int:
+    """Bytes of the files in ``directory``, links not followed."""
+    return sum(
+        os.lstat(os.path.join(root, name)).st_size for root, _, names in os.walk(directory) for name in names
+    )
+
+
 def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepContext:
     """Prepare the staging directory and change to it: the step sees only ``in/<name>`` and ``out``."""
     work = directory / "work"
@@ -128,8 +141,8 @@ def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepC
             os.utime(store.manifest(digest))  # gc reads the time of last use
     os.chdir(work)
 
-    def progress(message: str, fraction: float | None = None) -> None:
-        send({"job": job.name, "event": "progress", "message": message[:500], "fraction": fraction})
+    def progress(message: str, amount: Amount | float | None = None) -> None:
+        send({"job": job.name, "event": "progress", **as_data(message[:250], amount)})
 
     return StepContext(
         params=job.params,
@@ -141,7 +154,7 @@ def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepC
         label=job.label,
         cores=job.cores,
         gpus=tuple(job.gpus),
-        progress=progress,
+        progress=limited(progress),
     )
 
 

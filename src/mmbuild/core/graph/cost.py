@@ -83,7 +83,7 @@ def cost_of(plan: Plan, cache: ActionCache, cores: int) -> PlanCost:
     needs = [action.resources for action in actions]
     return PlanCost(
         actions=durations,
-        seconds=_wall_seconds(actions, durations, cores),
+        seconds=wall_seconds(actions, {key: duration.seconds for key, duration in durations.items()}, cores),
         download=sum(need.download for need in needs),
         disk=sum(need.disk for need in needs),
         memory=max((need.memory for need in needs), default=0),
@@ -99,17 +99,22 @@ def _duration(action: Action, measured: Mapping[str, float]) -> Duration:
     return Duration(seconds, measured=True)
 
 
-def _wall_seconds(actions: Sequence[Action], durations: Mapping[str, Duration], cores: int) -> float:
-    busy = sum(
-        min(action.resources.cores, cores) * durations[action.definition_key].seconds for action in actions
-    )
-    return max(_longest_chain(actions, durations), busy / cores)
+def wall_seconds(actions: Sequence[Action], seconds: Mapping[str, float], cores: int) -> float:
+    """Seconds that ``actions`` take on ``cores``: at least the longest chain, at least what keeps all cores busy.
+
+    Args:
+        actions: The actions, producers first.
+        seconds: Of each action, by definition key.
+        cores: Cores of the machine.
+    """
+    busy = sum(min(action.resources.cores, cores) * seconds[action.definition_key] for action in actions)
+    return max(_longest_chain(actions, seconds), busy / cores)
 
 
-def _longest_chain(actions: Collection[Action], durations: Mapping[str, Duration]) -> float:
+def _longest_chain(actions: Collection[Action], seconds: Mapping[str, float]) -> float:
     """Seconds until the last action ends if each starts as soon as its inputs are there; producers come first."""
     ends: dict[str, float] = {}
     for action in actions:
         begin = max((ends.get(key, 0.0) for key in action.inputs.values()), default=0.0)
-        ends[action.definition_key] = begin + durations[action.definition_key].seconds
+        ends[action.definition_key] = begin + seconds[action.definition_key]
     return max(ends.values(), default=0.0)

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
-def _no_progress(message: str, fraction: float | None) -> None:
-    """Ignore progress: the default for tests and the Python API."""
+from mmbuild.base.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,8 @@ class StepContext:
         label: Its label, ``recipe/step``. Not part of any key: an equal action of another recipe takes the result.
         cores: Number of CPU cores granted by the scheduler.
         gpus: Ids of the granted GPUs, already in ``CUDA_VISIBLE_DEVICES``.
-        progress: ``progress(message, fraction or None)``; shown live, never part of the result.
+        progress: ``progress(message, amount)`` (:mod:`mmbuild.base.progress`): how much is done of how much, in which
+            unit; None if nothing can be counted. Shown live, never part of the result.
     """
 
     params: Mapping[str, Any]
@@ -47,7 +46,7 @@ class StepContext:
     label: str = ""
     cores: int = 1
     gpus: tuple[str, ...] = ()
-    progress: Callable[[str, float | None], None] = _no_progress
+    progress: Progress = silent
 
 
 def link(source: Path, destination: Path) -> None:

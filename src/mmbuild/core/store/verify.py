@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import is_digest
+from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.core.store.action_cache import ActionCache, load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
 from mmbuild.core.store.build_check import altered_files
@@ -24,6 +25,9 @@ from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.manifest import Tree, read_tree
 from mmbuild.core.store.named_builds import all_roots, scan_files, write_root
+
+_REPORTED, _REPORTED_FILES = 256 << 20, 1000
+"""Bytes and files that are hashed between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,18 @@ class VerifyResult:
     builds: tuple[str, ...] = ()
 
 
-def check_store(store: Store) -> VerifyResult:
+def check_store(store: Store, progress: Progress = silent) -> VerifyResult:
     """Hash everything again; remove damaged content and everything built from it.
+
+    Args:
+        store: The store.
+        progress: Called with the bytes of the objects that were hashed.
 
     Raises:
         MmbuildError: MM305, a build is using the store.
     """
     with exclusive_lock(store):
-        objects, damaged = _check_objects(store)
+        objects, damaged = _check_objects(store, progress)
         manifests = [path for path in names_in(store.root / "manifests") if not path.name.startswith(".")]
         artifacts = _artifact_faults(store, manifests, {path.name for path in damaged})
         labels, builds, torn = _invalidate_users(store, {path.stem for path in artifacts})
@@ -105,7 +113,7 @@ def _invalidate_users(store: Store, gone: Collection[str]) -> tuple[tuple[str, .
     return labels, builds, cache.torn
 
 
-def _check_objects(store: Store) -> tuple[int, list[Path]]:
+def _check_objects(store: Store, progress: Progress) -> tuple[int, list[Path]]:
     """Return the number of objects, and those that do not match the digest in their name."""
     shards = names_in(store.objects)
     paths = [path for shard in shards for path in names_in(shard)]
@@ -114,18 +122,38 @@ def _check_objects(store: Store) -> tuple[int, list[Path]]:
     files = sorted(set(paths) - set(misplaced))
     damaged = [
         path
-        for path, digest in zip(files, _digests(files), strict=True)
+        for path, digest in zip(files, _digests(files, progress), strict=True)
         if digest != path.name.removesuffix("x")
     ]
     return len(paths), sorted({*misplaced, *damaged})
 
 
-def _digests(files: list[Path]) -> list[str]:
+def _digests(files: list[Path], progress: Progress) -> list[str]:
     """Return the digest of each file; empty if it cannot be read."""
+    sizes = [_size_or_zero(path) for path in files]
+    done, reported, total, start = 0, 0, sum(sizes), 0
+    digests: list[str] = []
+    for end, size in enumerate(sizes, start=1):
+        done += size
+        if done - reported >= _REPORTED or end - start >= _REPORTED_FILES or end == len(files):
+            digests += _digests_of_part(files[start:end])
+            progress("", Amount(done, total, BYTES))
+            start, reported = end, done
+    return digests
+
+
+def _digests_of_part(files: list[Path]) -> list[str]:
     try:
         return hash_files(files)
     except (OSError, MmbuildError):
         return [_digest_or_empty(path) for path in files]
+
+
+def _size_or_zero(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _digest_or_empty(path: Path) -> str:

@@ -133,7 +133,7 @@ def fetch(
         count: Number of samples.
         seed: Seed for selecting the samples.
         text_only: Accept samples without an image.
-        progress: Called with the file and the completed fraction.
+        progress: Called with each file and the bytes of the samples, then of their images.
 
     Raises:
         CalibrationError: MM164 to MM167 as for a local file; MM464.

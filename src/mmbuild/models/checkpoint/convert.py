@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.base.progress import Progress, silent
+from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.models import families
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
@@ -144,7 +144,7 @@ def convert(
         family: Family that defines the weights' names.
         configs: Unquantized configs by directory below ``out``
             (:func:`~mmbuild.models.checkpoint.config.components`).
-        progress: Called with the tensor and the completed fraction.
+        progress: Called with each tensor and the bytes that are written, of all components and ranks.
         threads: Number of tensors to convert in parallel.
 
     Raises:
@@ -158,15 +158,17 @@ def convert(
         sources = find_sources(
             family, specs, stored, tied=any(c.llm.tie_word_embeddings for c in configs.values())
         )
-        for number, (where, config) in enumerate(configs.items()):
-            _write(
-                out / where, specs[where], sources, config, _share(progress, number, len(configs)), threads
-            )
-
-
-def _share(progress: Progress, number: int, count: int) -> Progress:
-    """Progress callback for one of several components."""
-    return lambda message, done: progress(message, None if done is None else (number + done) / count)
+        total = sum(
+            entry.size
+            for where, config in configs.items()
+            for rank in range(config.tensor_parallel)
+            for entry in _entries(rank, specs[where], config)
+        )
+        done = 0
+        for where, config in configs.items():
+            for name, size in _write(out / where, specs[where], sources, config, threads):
+                done += size
+                progress(name, Amount(done, total, BYTES))
 
 
 def _write(
@@ -174,11 +176,11 @@ def _write(
     specs: Mapping[str, TensorSpec],
     sources: Sources,
     config: CheckpointConfig,
-    progress: Progress,
     threads: int,
-) -> None:
+) -> Iterator[tuple[str, int]]:
+    """Write a component; yields the name and the bytes of each tensor of a rank once it is written."""
     out.mkdir(exist_ok=True)
-    _write_ranks(out, specs, sources, config, progress, threads)
+    yield from _write_ranks(out, specs, sources, config, threads)
     (out / "config.json").write_text(json.dumps(to_json(config), indent=2, sort_keys=True) + "\n")
 
 
@@ -250,41 +252,43 @@ def _write_ranks(
     specs: Mapping[str, TensorSpec],
     sources: Sources,
     config: CheckpointConfig,
-    progress: Progress,
     threads: int,
-) -> None:
+) -> Iterator[tuple[str, int]]:
     with ExitStack() as files:
         ranks = [
             files.enter_context(_rank(out, rank, specs, config)) for rank in range(config.tensor_parallel)
         ]
         # Process all ranks of a tensor in succession, so that the model is read once.
-        names = list(specs)
         tasks = (
-            partial(_write_tensor, rank, specs[name], sources, config) for name in names for rank in ranks
+            partial(_write_tensor, rank, spec, sources, config) for spec in specs.values() for rank in ranks
         )
-        count = len(names) * len(ranks)
-        for done, name in enumerate(map_ordered(tasks, threads), start=1):
-            progress(name, done / count)
+        yield from map_ordered(tasks, threads)
 
 
 @contextmanager
 def _rank(out: Path, rank: int, specs: Mapping[str, TensorSpec], config: CheckpointConfig) -> Iterator[_Rank]:
-    entries = writer.layout(
-        writer.TensorEntry(name, config.dtype, spec.shape(config.llm, rank, config.tensor_parallel))
-        for name, spec in specs.items()
-    )
+    entries = writer.layout(_entries(rank, specs, config))
     with writer.create(out / rank_file(rank), entries) as file:
         yield _Rank(rank, {entry.name: entry for entry in entries}, file)
 
 
-def _write_tensor(rank: _Rank, spec: TensorSpec, sources: Sources, config: CheckpointConfig) -> str:
-    """Write one tensor of one rank; returns its name."""
+def _entries(
+    rank: int, specs: Mapping[str, TensorSpec], config: CheckpointConfig
+) -> Iterator[writer.TensorEntry]:
+    for name, spec in specs.items():
+        yield writer.TensorEntry(name, config.dtype, spec.shape(config.llm, rank, config.tensor_parallel))
+
+
+def _write_tensor(
+    rank: _Rank, spec: TensorSpec, sources: Sources, config: CheckpointConfig
+) -> tuple[str, int]:
+    """Write one tensor of one rank; returns its name and bytes."""
     written = 0
     for part in spec.parts:
         for block in rank_blocks(part, rank.number, sources, config):
             written += rank.file.put(spec.name, block, written)
     writer.check_filled(rank.entries[spec.name], written)
-    return spec.name
+    return spec.name, written
 
 
 def rank_blocks(

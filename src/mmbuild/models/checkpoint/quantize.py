@@ -17,6 +17,7 @@ from mmbuild.base.progress import Progress, silent
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.hf_weights import row_blocks
+from mmbuild.models.checkpoint.layer_progress import layer_counter
 from mmbuild.models.checkpoint.reader import load_config, open_tensors, rank_file
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
 from mmbuild.models.checkpoint.tensor_table import tensors as specified
@@ -66,7 +67,7 @@ def quantize_checkpoint(
         checkpoint: An unquantized checkpoint written by mmbuild.
         out: An existing directory.
         algorithm: ``int8`` or ``int4``.
-        progress: Called with the tensor and the completed fraction.
+        progress: Called with each tensor and the number of layers that are done, of all ranks.
         threads: Number of tensors to quantize in parallel; reduced to stay below 512 MiB.
         moments: Moments of the inputs of each quantizable weight, before splitting over ranks; None: absmax scales.
 
@@ -112,15 +113,17 @@ def _write_ranks(
             )
             for rank in range(config.tensor_parallel)
         ]
+        # A layer of all ranks in succession: that is what is counted.
+        names = [(name, rank) for name in ranks[0].tensors for rank in ranks]
         tasks = [
             partial(_quantized, rank, name, how) if name in quantizable else partial(_copied, rank, name)
-            for rank in ranks
-            for name in rank.tensors
+            for name, rank in names
         ]
         largest = max(rank.entries[name].size for rank in ranks for name in quantizable)
         workers = max(1, min(threads, _MEMORY // largest))
-        for done, name in enumerate(map_ordered(tasks, workers), start=1):
-            progress(name, done / len(tasks))
+        written = layer_counter(name for name, _ in names)
+        for name in map_ordered(tasks, workers):
+            progress(name, written(name))
 
 
 def _cut(

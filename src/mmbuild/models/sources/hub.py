@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmbuild.base.files import FileRefusedError, read_file, read_object
 from mmbuild.base.limits import MODEL_JSON
 from mmbuild.base.pins import NO_PINS, Pins
-from mmbuild.base.progress import Progress
+from mmbuild.base.progress import BYTES, Amount, Progress
 from mmbuild.models.errors import SourceError
 from mmbuild.models.files import adapters, hf_layout
 from mmbuild.models.sources import hub_index
@@ -181,24 +182,34 @@ def fetch_files(
         files: Result of :func:`list_files`.
         names: Names of the files to download.
         out: An existing directory that contains none of them.
-        progress: Called with the file and the completed fraction.
+        progress: Called with each file and the bytes of all files; bytes of earlier downloads are skipped ones.
 
     Raises:
         SourceError: The hub denies access, connections keep failing, or the content differs.
     """
-    total = sum(files[name].size for name in names) or 1
-    done = 0
+    total = sum(files[name].size for name in names)
+    done = skipped = 0
     for name in names:
-        before = done
-
-        def report(received: int, name: str = name, before: int = before) -> None:
-            progress(f"downloading {name}", (before + received) / total)
-
         (out / name).parent.mkdir(parents=True, exist_ok=True)
+        before = Amount(done, total, BYTES, skipped)
         with _explained(repo, commit):
-            fetch(HubFileRequest(repo, commit, files[name]), out / name, report)
+            skipped += _fetch_file(HubFileRequest(repo, commit, files[name]), out / name, before, progress)
         done += files[name].size
-    progress("downloaded", 1.0)
+        progress(f"downloaded {name}", Amount(done, total, BYTES, skipped))
+
+
+def _fetch_file(request: HubFileRequest, destination: Path, before: Amount, progress: Progress) -> int:
+    """Fetch a file; returns how many of its bytes were in the cache. ``before`` is done without it."""
+    cached = request.file.size  # unless something is received
+
+    def received(count: int, kept: int) -> None:
+        nonlocal cached
+        cached = kept
+        amount = replace(before, done=before.done + count, skipped=before.skipped + kept)
+        progress(f"downloading {request.name}", amount)
+
+    fetch(request, destination, received)
+    return cached
 
 
 def list_files(repo: str, commit: str, *, offline: bool = False) -> hub_index.Listing:

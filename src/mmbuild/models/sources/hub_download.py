@@ -28,6 +28,9 @@ _ATTEMPTS = 5
 _PAUSE = 1.0  # seconds before the second attempt; doubles with each attempt
 _CHUNK = 4 << 20
 
+Received = Callable[[int, int], None]
+"""``received(bytes, kept)``: how many bytes of a file are here, and how many of them an earlier download left."""
+
 
 @dataclass(frozen=True, slots=True)
 class HubFileRequest:
@@ -57,19 +60,25 @@ class HubFileRequest:
 
 
 class _Sink:
-    """Output of ``http_get``: a file and the hash of its content."""
+    """Output of ``http_get``: a file and the hash of its content.
 
-    def __init__(self, file: BinaryIO, request: HubFileRequest, received: Callable[[int], None]) -> None:
+    Attributes:
+        kept: Bytes that an earlier download has left in the file.
+    """
+
+    def __init__(self, file: BinaryIO, request: HubFileRequest, received: Received) -> None:
         self.file, self.request, self.received = file, request, received
         self.hash = request.hasher()
         file.seek(0)
         while chunk := file.read(_CHUNK):
             self.hash.update(chunk)
+        self.kept = file.tell()
+        self.received(self.kept, self.kept)
 
     def write(self, chunk: bytes) -> int:
         self.hash.update(chunk)
         self.file.write(chunk)
-        self.received(self.file.tell())
+        self.received(self.file.tell(), self.kept)
         return len(chunk)
 
     def tell(self) -> int:
@@ -82,15 +91,16 @@ class _Sink:
         """Start over, because the server restarted the download."""
         self.file.truncate()
         self.hash = self.request.hasher()
+        self.kept = 0
 
 
-def fetch(request: HubFileRequest, destination: Path, received: Callable[[int], None]) -> None:
+def fetch(request: HubFileRequest, destination: Path, received: Received) -> None:
     """Fetch a file from the cache or the hub.
 
     Args:
         request: The file.
         destination: Must not exist; a hard link to the cached file if possible.
-        received: Called with the number of received bytes.
+        received: Called as :data:`Received` while bytes arrive; never for a file that is complete in the cache.
 
     Raises:
         SourceError: MM423, two downloads have the wrong size or digest.
@@ -114,7 +124,7 @@ def _blob(request: HubFileRequest) -> Path:
     return repo_folder(request.repo) / "blobs" / request.file.digest
 
 
-def _receive(request: HubFileRequest, blob: Path, received: Callable[[int], None]) -> bool:
+def _receive(request: HubFileRequest, blob: Path, received: Received) -> bool:
     """Download to the cache; False if size or digest is wrong."""
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(blob.name + ".mmbuild.incomplete")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.files import open_regular
-from mmbuild.base.progress import Progress
+from mmbuild.base.progress import BYTES, Amount, Progress
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.sources.allowed_places import Places
 from mmbuild.models.sources.resolve import source_files
@@ -65,7 +66,7 @@ def write_weights(
         out: An existing directory.
         seed: Seed of the random numbers.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
-        progress: Called with the shard and the completed fraction.
+        progress: Called with each file and the bytes that are written, of all directories.
         shard: Maximum size of a shard in bytes; each has at least one tensor.
     """
     import torch
@@ -75,14 +76,21 @@ def write_weights(
     block = torch.empty(_BLOCK).normal_(0, _DEVIATION, generator=torch.Generator().manual_seed(seed))
     block = block.to(getattr(torch, dtype))
     place = {name: i for i, name in enumerate(shapes)}
+    total = sum(writer.TensorEntry(name, dtype, shape).size for name, shape in shapes.items())
+    done = 0
+
+    def count(file: str, piece: Tensor) -> None:
+        nonlocal done
+        done += piece.nbytes
+        progress(f"writing {file}", Amount(done, total, BYTES))
+
     for directory in sorted({name.rpartition("/")[0] for name in shapes}):
         prefix = f"{directory}/" if directory else ""
         own = {name.removeprefix(prefix): name for name in shapes if name.rpartition("/")[0] == directory}
         entries = [writer.TensorEntry(short, dtype, shapes[name]) for short, name in own.items()]
         places = {short: place[name] for short, name in own.items()}
         (out / directory).mkdir(exist_ok=True)
-        _write_shards(out / directory, list(_shards(entries, shard)), block, places, progress)
-    progress("random weights written", 1.0)
+        _write_shards(out / directory, list(_shards(entries, shard)), block, places, count)
 
 
 def _write_shards(
@@ -90,13 +98,15 @@ def _write_shards(
     shards: list[list[writer.TensorEntry]],
     block: Tensor,
     places: Mapping[str, int],
-    progress: Progress,
+    count: Callable[[str, Tensor], None],
 ) -> None:
     names = _names(len(shards))
-    for i, (file, entries) in enumerate(zip(names, shards, strict=True)):
-        progress(f"writing {file}", i / len(shards))
+    for file, entries in zip(names, shards, strict=True):
         ordered = writer.layout(entries)
-        parts = ((entry.name, _values(entry, block, places[entry.name])) for entry in ordered)
+        parts = (
+            (entry.name, _counted(_values(entry, block, places[entry.name]), partial(count, file)))
+            for entry in ordered
+        )
         writer.write(out / file, ordered, parts)
     if len(shards) > 1:
         _write_index(out, dict(zip(names, shards, strict=True)))
@@ -118,6 +128,13 @@ def _names(count: int) -> list[str]:
     if count == 1:
         return ["model.safetensors"]
     return [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+
+
+def _counted(pieces: Iterator[Tensor], count: Callable[[Tensor], None]) -> Iterator[Tensor]:
+    """``pieces``; calls ``count`` with each once it is written, which is when the next one is requested."""
+    for piece in pieces:
+        yield piece
+        count(piece)
 
 
 def _values(entry: writer.TensorEntry, block: Tensor, index: int) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.engine_dir.summary import summarize
 from mmbuild.base.errors import MmbuildError, UsageError
+from mmbuild.base.status_line import working
 from mmbuild.evaluation import engine_manifest
 from mmbuild.serving.bench import batches
 from mmbuild.serving.bench.batches import Answered
@@ -88,13 +89,15 @@ def measure(
     """
     from mmbuild.backends.torch import Engine
 
-    target = EngineTarget(Engine.load(build, check=False), workload)
+    with working("loading the engine"):
+        target = EngineTarget(Engine.load(build, check=False), workload)
     source = questions(target.workload)
     for load in loads:
         report(load)
         target.questions = next_questions(source, extent.requests)
-        target.warm_up(load, extent.warmup)
-        records = batches.run(target.answer, load, extent, most=target.most, seed=workload.seed)
+        with working(f"measuring {load.name}"):
+            target.warm_up(load, extent.warmup)
+            records = batches.run(target.answer, load, extent, most=target.most, seed=workload.seed)
         yield Run(load, tuple(records), distinct_questions=len(target.questions))
 
 

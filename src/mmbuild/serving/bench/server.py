@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count
 
+from mmbuild.base.status_line import working
 from mmbuild.serving.bench.client import ask, body_of
 from mmbuild.serving.bench.endpoint import Server
 from mmbuild.serving.bench.load import Extent, Load, arrivals
@@ -30,7 +31,9 @@ def measure(
         report(load)
         warmup = load.at_once * extent.warmup
         expected = None if extent.requests is None else extent.requests + warmup
-        yield asyncio.run(_run(server, load, extent, workload, next_questions(source, expected)))
+        with working(f"measuring {load.name}"):
+            run = asyncio.run(_run(server, load, extent, workload, next_questions(source, expected)))
+        yield run
 
 
 async def _run(

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.progress import as_data
 from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.staging import staging
 from mmbuild.core.execution.worker_pool import WorkerPool, start_workers
@@ -219,4 +220,4 @@ def _collect_outputs(directory: Path) -> Messages:
 
 
 def _progress(message: str) -> dict[str, Any]:
-    return {"event": "progress", "message": message, "fraction": None}
+    return {"event": "progress", **as_data(message, None)}

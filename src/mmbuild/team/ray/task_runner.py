@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.progress import as_data
 from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.run_plan import preload
 from mmbuild.core.graph.action import Action
@@ -186,8 +187,7 @@ class TaskRunner:
             self._emit(
                 job,
                 event="progress",
-                message=f"on {message['host']}, node {message['node'][:8]}{gpus}",
-                fraction=None,
+                **as_data(f"on {message['host']}, node {message['node'][:8]}{gpus}", None),
             )
         elif event == "log":
             with open(job.log, "ab") as stream:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.progress import BYTES, Amount, as_data
 from mmbuild.config.remote_errors import Notice, notice_of
 from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.graph.plan import Plan, PlannedAction, Verdict, graphs_of
@@ -83,7 +84,7 @@ def _pull(shared: SharedStore, required: list[PlannedAction], sink: Sink) -> Non
         nonlocal last
         if time.monotonic() - last > _PROGRESS_SECONDS:
             last = time.monotonic()
-            data = {"message": f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", "fraction": done / max(total, 1)}
+            data = as_data("", Amount(done, total, BYTES))
             for planned in labels.values():
                 sink(Event(EventKind.PROGRESS, planned.action.label, data))
 

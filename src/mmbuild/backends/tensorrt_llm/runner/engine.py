@@ -58,6 +58,11 @@ class UpstreamRunner:
 
     def run(self, request: RunRequest, show: str) -> None:
         """Run each pair; answers are shown as they arrive."""
+        from mmbuild.models.images import require_headers
+
+        require_headers(
+            request.pairs
+        )  # before upstream's runner, which takes a minute to load a large engine
         facts = {"toolchain": dict(self.description.toolchain)}
         present(Answers(self._answers(request), facts=facts), request, show)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from mmbuild.backends.torch.calibration import fit_scales, offload
 from mmbuild.backends.torch.calibration.fit_scales import LayerFit
-from mmbuild.base.progress import Progress, silent
+from mmbuild.base.progress import Amount, Progress, silent
 from mmbuild.models.calibration_data import synthetic_images
 from mmbuild.models.calibration_data.samples import CalibrationError, Sample
 from mmbuild.models.errors import EngineError
@@ -114,7 +114,7 @@ def calibrate(
         group_size: For ``int4_awq``.
         dtype: Dtype of the model.
         device: ``cpu`` or ``cuda``.
-        progress: Called with the sample and the completed fraction of a pass.
+        progress: Called with each pass and the number of its samples that are done.
 
     Returns:
         Fits by the decoder's layer names, such as ``layers.0.self_attn.q_proj``.
@@ -221,8 +221,7 @@ class _Passes:
 
     def __call__(self) -> None:
         self.number += 1
+        self.progress(f"calibrating, pass {self.number}", Amount(0, len(self.requests), "samples"))
         for done, request in enumerate(self.requests, start=1):
             continue_greedily(self.reference, request, 1)
-            self.progress(
-                f"pass {self.number}, sample {done} of {len(self.requests)}", done / len(self.requests)
-            )
+            self.progress(f"calibrating, pass {self.number}", Amount(done, len(self.requests), "samples"))

@@ -24,6 +24,7 @@ from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS, StoredTensor
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.convert import Sources, find_sources, rank_blocks
 from mmbuild.models.checkpoint.hf_weights import open_weights
+from mmbuild.models.checkpoint.layer_progress import layer_counter
 from mmbuild.models.checkpoint.reader import rank_file
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice, check_ranks
 from mmbuild.models.checkpoint.tensor_table import TensorSpec, tensors
@@ -64,7 +65,7 @@ def write(
         family: Family that defines the weights' names.
         config: Config of the checkpoint, with a calibrated ``quant_algo``.
         observed: Fitted parameters by the decoder's names of its linear layers (``layers.0.mlp.up_proj``).
-        progress: Called with the tensor and the completed fraction.
+        progress: Called with each tensor and the number of layers that are done.
 
     Raises:
         CheckpointError: As :func:`mmbuild.models.checkpoint.convert.convert`.
@@ -84,7 +85,8 @@ def write(
             entries = writer.layout(_entries(job, specs, rank))
             opened = files.enter_context(writer.create(out / rank_file(rank), entries))
             ranks.append((opened, {entry.name: entry for entry in entries}))
-        for done, spec in enumerate(specs.values(), start=1):
+        written_layers = layer_counter(specs)
+        for spec in specs.values():
             whole = _quantize(job, spec) if spec.quantizable else None
             for rank, (file, named) in enumerate(ranks):
                 for name, parts in _of_rank(job, spec, whole, rank):
@@ -92,7 +94,7 @@ def write(
                     for part in parts:
                         written += file.put(name, part, written)
                     writer.check_filled(named[name], written)
-            progress(spec.name, done / len(specs))
+            progress(spec.name, written_layers(spec.name))
     (out / "config.json").write_text(json.dumps(to_json(config), indent=2, sort_keys=True) + "\n")
 
 
