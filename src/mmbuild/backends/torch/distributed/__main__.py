@@ -35,8 +35,14 @@ def main(directory: Path) -> int:
             if out.lost:
                 raise output_lost_error(out.lost)
     except KeyboardInterrupt:
+        if rank == 0:
+            launch.note_interrupt(directory)
         # A regular MPI exit would wait for the other ranks, which may be in the middle of a call.
         os._exit(launch.INTERRUPTED)
+    except SystemExit as ended:  # of a program that handles interrupts itself
+        if rank == 0 and ended.code == launch.INTERRUPTED:
+            launch.note_interrupt(directory)
+        raise
     except Exception as error:
         failure = failures.describe(error, rank)
         failures.write_failure(failure, directory)

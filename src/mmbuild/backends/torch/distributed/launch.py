@@ -25,7 +25,8 @@ from mmbuild.base.entries import load_entry
 from mmbuild.base.optional_packages import install_hint, require
 
 CALL, LOG = "call.json", "mpirun.log"
-INTERRUPTED = 130  # exit status of a rank 0 that was interrupted before its program handles signals itself
+INTERRUPTED = 130  # exit status of a rank that was interrupted
+_INTERRUPT = "interrupted"
 # Time for mpirun to stop the other ranks after a failure, time to exit after SIGTERM, and polling interval.
 _GRACE_SECONDS, _TERMINATE_SECONDS, _POLL_SECONDS = 15.0, 5.0, 0.5
 _BACKTRACE = re.compile(r"\[[^\]]+:\d+\] ")  # the host and process id before each line
@@ -67,13 +68,20 @@ def run_on_ranks(
     (directory / CALL).write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
     with _as_interrupts(interrupts, directory) as received:
         status = _run(launcher, ranks, directory)
+    if (directory / _INTERRUPT).exists():
+        # Other ranks may have written that they lost rank 0, and mpirun may have returned their status.
+        shutil.rmtree(directory, ignore_errors=True)
+        raise KeyboardInterrupt
     # A rank 0 that was interrupted while it loaded ends without waiting for the others, which mpirun reports.
     ended = status == 0 or (bool(received) and _death(launcher, directory) is None)
     if not ended or failures.first_failure(directory) is not None:
         raise _failure(launcher, directory, status)
     shutil.rmtree(directory, ignore_errors=True)
-    if status == INTERRUPTED:
-        raise KeyboardInterrupt
+
+
+def note_interrupt(directory: Path) -> None:
+    """In rank 0: write for the parent that it ends because of an interrupt."""
+    (directory / _INTERRUPT).touch()
 
 
 @contextlib.contextmanager
