@@ -12,15 +12,21 @@ import click
 from mmbuild.base.folding import blocks, table
 from mmbuild.base.formatting import size_text
 from mmbuild.cli import commands, options
+from mmbuild.cli.answers_text import answer_lines
 from mmbuild.cli.builds import build_arguments
 from mmbuild.cli.tables import print_folded, terminal_width
 
 
 @commands.command("compare")
 @build_arguments("builds", nargs=-1, metavar="BUILD|FILE...")
+@click.option(
+    "--answers",
+    type=click.Choice(["different", "all"]),
+    help="Also list questions with the answers of each build: those answered differently, or all.",
+)
 @options.json_option()
 @options.check_option
-def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
+def command(*, builds: tuple[Path, ...], answers: str | None, as_json: bool, check: bool) -> None:
     """Compare precision, size, build cost, quality and speed of builds side by side, and results of bench and eval.
 
     Reads only the build directories; nothing is loaded or measured. Quality comes from the last `mmbuild verify`
@@ -29,6 +35,9 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     \b
       mmbuild run BUILD --image a.png --prompt "..." --json > BUILD/profile.json
 
+    --answers puts the answers in these reports side by side, for instance of a build for TensorRT-LLM and of the
+    checkpoint that replaces it.
+
     FILEs are results that `mmbuild bench -o FILE` or `mmbuild eval -o FILE` wrote. Runs of bench form a second table,
     equal loads together. Scores of eval form a third, with differences to the first result over the questions that
     both answered.
@@ -36,15 +45,25 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     \b
     Example:
       mmbuild compare build/llava-shapes build/llava-shapes-int4
+      mmbuild compare build/llava-trt build/llava-hf --answers different
       mmbuild compare int4.json vllm.json
     """
     files = [path for path in builds if path.is_file() and path.suffix not in (".yaml", ".yml")]
-    comparison = _comparison([path for path in builds if path not in files], files, check)
+    directories = [path for path in builds if path not in files]
+    comparison = _comparison(directories, files, check)
+    if answers is not None and directories:
+        from mmbuild.inspect.compare_answers import side_by_side
+
+        comparison["answers"] = side_by_side(directories)
     if as_json:
         click.echo(json.dumps(comparison, indent=2, ensure_ascii=False))
         return
     if comparison["builds"]:
         click.echo(render(comparison, terminal_width()))
+    if "answers" in comparison:
+        print_folded(
+            "\n".join(["", *answer_lines(comparison["answers"], only_different=answers == "different")])
+        )
     if "results" in comparison:
         _print_results(comparison["results"], after=bool(comparison["builds"]))
     if "evaluations" in comparison:
