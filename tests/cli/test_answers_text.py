@@ -15,7 +15,16 @@ ANSWERS = {
 
 
 def test_questions_that_builds_answer_differently_are_listed():
-    assert list(answer_lines(ANSWERS, only_different=True)) == snapshot(['answers: 1 of 2 questions are answered alike', '  `build/bare` has no report; `mmbuild verify` writes one', '', 'image 2, where ?', '  old           left', '  new-one       right'])
+    assert list(answer_lines(ANSWERS, only_different=True)) == snapshot(
+        [
+            "answers: 1 of 2 questions are answered alike",
+            "  `build/bare` has no report; `mmbuild verify` writes one",
+            "",
+            "image 2, where ?",
+            "  old           left",
+            "  new-one       right",
+        ]
+    )
 
 
 def test_all_questions_are_listed_with_the_model_s_answer():

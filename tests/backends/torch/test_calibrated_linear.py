@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmbuild.backends.torch import linear
 from mmbuild.backends.torch.calibrated_linear import (
     check_target,
     linear_maker,
@@ -64,6 +65,18 @@ def tokens(*shape):
 def test_awq_multiplies_by_nibbles_times_the_scale_of_their_group(shape, layout, inputs, outputs):
     made, x = layer(AWQ, inputs, outputs, layout), tokens(*shape, inputs)
     torch.testing.assert_close(made(x).double(), x.double() @ awq_matrix(made).t(), **CLOSE)
+
+
+@pytest.mark.parametrize("sequences", [2, 3, 8])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 6), (192, 48), (64, 34)])
+def test_tiles_of_awq_and_fp8_are_the_whole_product(monkeypatch, sequences, inputs, outputs):
+    monkeypatch.setattr(linear, "_TILE_BYTES", 1000)
+    x = tokens(sequences, 1, inputs)
+    awq, fp8 = layer(AWQ, inputs, outputs), layer(FP8, inputs, outputs)
+    torch.testing.assert_close(awq(x).double(), x.double() @ awq_matrix(awq).t(), **CLOSE)
+    matrix = fp8.weight.to(torch.float64) * fp8.weights_scaling_factor.double()[0]
+    torch.testing.assert_close(fp8(x).double(), x.double() @ matrix.t(), **CLOSE)
+    assert len(linear.tiles(len(awq.weight), 4 * inputs)) > 1 or inputs == 32
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

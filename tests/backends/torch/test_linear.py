@@ -58,6 +58,48 @@ def test_one_row_in_half_precision_is_summed_in_single(quant_algo):
     assert ((made(x).double() - exact).abs() <= exact.abs() * 2**-10).all()
 
 
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles that layers of tests have several of."""
+    monkeypatch.setattr(linear, "_TILE_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("quant_algo", ["W8A16", "W4A16"])
+@pytest.mark.parametrize(("sequences", "inputs", "outputs"), [(2, 32, 6), (3, 192, 48), (8, 130, 10)])
+def test_tiles_add_up_to_the_product(quant_algo, sequences, inputs, outputs, dtype):
+    made, matrix = layer(quant_algo, "plain", inputs, outputs, dtype)
+    assert len(linear.tiles(inputs, 4 * made.weight.shape[1])) > 1 or inputs == 32
+    x = torch.randn(sequences, 1, inputs, generator=torch.Generator().manual_seed(4)).to(
+        getattr(torch, dtype)
+    )
+    exact = x.double() @ matrix.t()
+    # Sums are of float32 whatever the dtype is, so that one rounding is all that is lost.
+    unit = {"float32": 1e-5, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
+    assert ((made(x).double() - exact).abs() <= exact.abs() * unit + 1e-5).all()
+
+
+@given(st.integers(1, 20_000), st.integers(1, 200_000))
+def test_tiles_are_all_rows_in_order_and_small(rows, row_bytes):
+    parts = linear.tiles(rows, row_bytes)
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == rows
+    assert all((part.stop - part.start) * row_bytes <= max(5_000_000, row_bytes) for part in parts)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_prompts_and_small_layers_are_multiplied_as_a_whole():
+    """Additions of tiles cost more than they save where there are many tokens."""
+    calls = []
+    for shape in ((3, 1, 192), (3, 5, 192), (1, 1, 192)):
+        made, _ = layer("W8A16", "plain", 192, 48)
+        with torch.profiler.profile() as profile:
+            made(torch.zeros(shape))
+        calls.append(sum(event.count for event in profile.key_averages() if event.key == "aten::addmm"))
+    assert calls == [len(linear.tiles(192, 4 * 48)) - 1, 0, 0]
+
+
 @given(st.integers(1, 20_000))
 def test_blocks_divide_the_inputs_and_are_64_or_more(inputs):
     rows = block_rows(inputs)

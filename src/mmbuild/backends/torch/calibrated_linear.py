@@ -3,7 +3,8 @@
 Weights are used as stored in the checkpoint, on the CPU from the mapped file. One token of a few sequences reads each
 stored weight once: on CUDA in a Triton kernel (:mod:`mmbuild.backends.torch.kernels.products`); on the CPU, for one
 sequence, in a reduction that Inductor fuses with unpacking and scaling. All other shapes use a matrix product: with
-widened weights (AWQ), in int8 (SmoothQuant) or, on CUDA, in float8 (FP8).
+widened weights (AWQ; on the CPU, for several sequences, a tile at a time), in int8 (SmoothQuant) or, on CUDA, in
+float8 (FP8).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mmbuild.backends.torch.linear import (
     frozen_parameter,
     is_one_row,
     is_one_token,
+    is_one_token_each,
     joined,
 )
 from mmbuild.models.checkpoint import calibrated_layout as stored
@@ -87,8 +89,19 @@ class AwqLinear(RankLinear):
                 (half.float() * row * wide[:, i, :, None]).sum(dim=(1, 2)) for i, half in enumerate(halves)
             ]
             return torch.stack(sums, dim=-1).to(x.dtype).view(*x.shape[:-1], outputs)
+        parts = linear.tiles(len(self.weight), 4 * x.shape[-1])
+        if not x.is_cuda and is_one_token_each(x) and len(parts) > 1:
+            sums = [torch.cat([self._half(x, part, i) for part in parts], dim=-1) for i in (0, 1)]
+            return torch.stack(sums, dim=-1).flatten(-2)
         weight = torch.stack(halves, dim=1).to(x.dtype) * scale[..., None]
         return F.linear(x, weight.flatten(2).flatten(0, 1))
+
+    def _half(self, x: Tensor, rows: slice, which: int) -> Tensor:
+        """x [..., in] -> even (0) or odd (1) outputs [..., rows] of some rows of packed weights."""
+        groups = self.weights_scaling_factor.shape[1]
+        scale = self.weights_scaling_factor.unflatten(0, (-1, 2))[rows, which]
+        values = linear.unpack_int4(self.weight[rows])[which].unflatten(1, (groups, -1))
+        return F.linear(x, (values.to(x.dtype) * scale[..., None]).flatten(1))
 
 
 def _awq_sizes(config: EngineConfig, inputs: int, outputs: int) -> tuple[int, int]:
@@ -211,8 +224,11 @@ class Fp8Linear(RankLinear):
         if is_one_row(x):
             sums = (_stored_once(x.float())[..., None, :] * self.weight.float()).sum(dim=-1)
             return (sums * scale).to(x.dtype)
+        whole = x.is_cuda or not is_one_token_each(x)
+        parts = [slice(None)] if whole else linear.tiles(len(self.weight), 4 * x.shape[-1])
         # Scaled before the product, because stored weights of up to 448 could overflow float16.
-        return F.linear(x, (self.weight.float() * scale).to(x.dtype))
+        sums = [F.linear(x, (self.weight[part].float() * scale).to(x.dtype)) for part in parts]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
 
 
 def _stored_once(x: Tensor) -> Tensor:

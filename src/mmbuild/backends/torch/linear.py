@@ -3,12 +3,15 @@
 Weights have the checkpoint's names, so a rank file's tensors are passed to a compiled package without renaming. One
 token of a few sequences is memory-bound, so stored weights are read once: on CUDA in a Triton kernel
 (:mod:`mmbuild.backends.torch.kernels.products`), on the CPU, for one sequence, in a reduction that Inductor fuses.
-For other shapes quantized layers widen the weights and use a matrix product.
+For other shapes quantized layers widen the weights and use a matrix product; for a token of each of several sequences
+on the CPU, in tiles that stay in its cache.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -18,6 +21,7 @@ from torch.nn import functional as F
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.distributed.collectives import all_reduce
 from mmbuild.backends.torch.kernels import MOST_ROWS
+from mmbuild.base.limits import MB
 from mmbuild.models.errors import EngineError
 
 
@@ -102,10 +106,10 @@ class PlainLinear(RankLinear):
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         if self.quant_algo == "W8A16":
-            y = _product(x, self.weight)
+            y = _product(x, self.weight, lambda stored: stored)
         else:
             # Even and odd columns separately, because interleaving results is cheaper than interleaving weights.
-            halves = [_product(x, half) for half in unpack_int4(self.weight)]
+            halves = [_product(x, self.weight, partial(_half, which=which)) for which in (0, 1)]
             y = torch.stack(halves, dim=-1).flatten(-2)
         return (y * self.per_channel_scale.to(y.dtype)).to(x.dtype)
 
@@ -153,9 +157,13 @@ def joined(parts: Tensor, x: Tensor, *factors: Tensor) -> Tensor:
 
 def is_one_token(x: Tensor, most_rows: int) -> bool:
     """Whether x [B, 1, in] or [B, in] is one token of each of a few sequences."""
+    return is_one_token_each(x) and most_rows <= MOST_ROWS
+
+
+def is_one_token_each(x: Tensor) -> bool:
+    """Whether x [B, 1, in] or [B, in] is one token of each of any number of sequences."""
     # During export a dynamic size is not an int; comparing it with 1 would specialize it.
-    one = all(isinstance(size, int) and size == 1 for size in x.shape[1:-1])
-    return one and most_rows <= MOST_ROWS
+    return all(isinstance(size, int) and size == 1 for size in x.shape[1:-1])
 
 
 def is_one_row(x: Tensor) -> bool:
@@ -164,19 +172,55 @@ def is_one_row(x: Tensor) -> bool:
     return all(isinstance(size, int) and size == 1 for size in x.shape[:-1])
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times integers [in, out] -> [..., out]; in float32 if x is one row, else in x's dtype.
+def _half(packed: Tensor, which: int) -> Tensor:
+    return unpack_int4(packed)[which]
+
+
+def _product(x: Tensor, stored: Tensor, values: Callable[[Tensor], Tensor]) -> Tensor:
+    """x [..., in] times integers [in, out] -> [..., out]; in float32 if x is one row or weights are tiled, else in
+    x's dtype.
 
     One row is summed in blocks of inputs: the vectorized loop processes a few columns at a time, and a block stays in
-    the L1 cache until all columns of its cache lines are done.
+    the L1 cache until all columns of its cache lines are done. A token of each of several sequences widens a tile of
+    weights at a time.
+
+    Args:
+        x: Inputs.
+        stored: Stored weights [in, columns].
+        values: Integers [rows, out] of some of their rows.
     """
     if not is_one_row(x):
-        return x @ weight.to(x.dtype)
+        parts = tiles(stored.shape[0], 4 * stored.shape[1]) if is_one_token_each(x) else []
+        return _tiled_product(x, stored, values, parts) if len(parts) > 1 else x @ values(stored).to(x.dtype)
+    weight = values(stored)
     inputs, outputs = weight.shape
     rows = block_rows(inputs)
     blocks = weight.reshape(inputs // rows, rows, outputs)
     y = (x.reshape(-1, rows, 1).float() * blocks.float()).sum(dim=1).sum(dim=0)
     return y.view(*x.shape[:-1], -1)
+
+
+def _tiled_product(
+    x: Tensor, stored: Tensor, values: Callable[[Tensor], Tensor], parts: Sequence[slice]
+) -> Tensor:
+    """The sum of products with tiles of the inputs, float32 [..., out]."""
+    rows, first = x.flatten(0, -2).float(), parts[0]
+    total = rows[:, first] @ values(stored[first]).float()
+    for part in parts[1:]:
+        total = torch.addmm(total, rows[:, part], values(stored[part]).float())
+    return total.view(*x.shape[:-1], -1)
+
+
+_TILE_BYTES = 5 * MB
+"""Widened weights that stay in the cache until they are multiplied. The C library also keeps memory of this size for
+the next tile; larger pieces are new pages of the system each time, which cost more than the products (4096 x 11008 in
+int8 for 8 rows: 22 ms in tiles, 110 ms as a whole; benchmarks/decode_rows)."""
+
+
+def tiles(rows: int, row_bytes: int) -> list[slice]:
+    """Parts of ``rows`` rows, of ``row_bytes`` each when they are widened, that fill a tile at most."""
+    size = max(1, _TILE_BYTES // row_bytes)
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
 def block_rows(inputs: int) -> int:
