@@ -214,7 +214,7 @@ def _tiled_product(
 _TILE_BYTES = 5 * MB
 """Widened weights that stay in the cache until they are multiplied. The C library also keeps memory of this size for
 the next tile; larger pieces are new pages of the system each time, which cost more than the products (4096 x 11008 in
-int8 for 8 rows: 22 ms in tiles, 110 ms as a whole; benchmarks/decode_rows)."""
+int8 for 8 rows: 22 ms in tiles, 110 ms as a whole)."""
 
 
 def tiles(rows: int, row_bytes: int) -> list[slice]:
