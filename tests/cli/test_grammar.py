@@ -265,3 +265,18 @@ def test_no_word_of_another_tool_hides_a_command() -> None:
 def test_words_of_other_tools(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 2
     assert f"no command `{word}`; did you mean `mmbuild {meant}`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["cache"], ["config"], ["ci"]])
+def test_a_group_without_a_command_prints_its_help_and_no_error(capsys, words):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: mmbuild")
+    assert "hint:" not in err
+
+
+@pytest.mark.parametrize("group", ["cache", "config", "ci"])
+def test_lists_of_commands_are_not_cut(capsys, group):
+    assert main([group, "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands, which accepts ``-q`` and ``-v`` before its commands too."""
+    """A group of commands: accepts ``-q`` and ``-v`` before its commands too, and lists them with whole sentences."""
 
     command_class = Command
     group_class = type
@@ -94,6 +95,17 @@ class Group(click.Group):
     def __init__(self, *args: Any, verbose: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += verbosity_options(verbose)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See click, which would cut sentences to one line."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(command)) for name, command in found if command])
+
+
+def _first_sentence(command: click.Command) -> str:
+    first, _, _ = inspect.cleandoc(command.help or "").partition("\n\n")
+    return " ".join(first.split()).removesuffix(".")
 
 
 def command(name: str, *, verbose: str = "") -> Callable[[Callable[..., Any]], Command]:

@@ -179,7 +179,12 @@ def _log_command(failed: Failed) -> str:
 
 
 def _report_usage(error: Any) -> None:
-    """Print a usage error: click's message in the format of mmbuild."""
+    """Print a usage error: click's message in the format of mmbuild; a command without arguments gets its help."""
+    from click.exceptions import NoArgsIsHelpError
+
+    if isinstance(error, NoArgsIsHelpError):
+        print_status(error.format_message())
+        return
     _head(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mmbuild"

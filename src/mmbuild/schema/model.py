@@ -145,7 +145,9 @@ class CodeSource(Section):
 class Model(Section):
     """The model to build from."""
 
-    family: Family = Field(description="Model family; defines how config.json and weight names are read")
+    family: Family = Field(
+        description="Model family; defines how config.json and weight names are read. `mmbuild init MODEL` finds it"
+    )
     source: Name = Field(
         description=(
             "`hf://owner/name`, a directory relative to the file that names it (`~` is the home directory), "
