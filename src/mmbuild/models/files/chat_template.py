@@ -249,6 +249,23 @@ def _render(
         raise _FailingError("fails", _first_line(error), _line(error)) from error
 
 
+def prepare() -> None:
+    """Import and make what rendering needs, before memory is limited."""
+    _compiled("{{ messages }}").render(messages=[])
+
+
+def render_reported(
+    text: str, messages: Sequence[Message], special_tokens: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """The prompt and None, or None and what goes wrong; without bounds, for a process that has them."""
+    try:
+        return _render(text, messages, special_tokens), None
+    except _FailingError as error:
+        if isinstance(error.__cause__, MemoryError | RecursionError):
+            raise error.__cause__ from None
+        return None, error.detail if error.line is None else f"line {error.line}: {error.detail}"
+
+
 def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
     """The form of content that ``template`` takes for a question about an image.
 
@@ -392,7 +409,11 @@ class _Generation(Extension):
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, loopcontrols],
+        # Jinja would compute constants while it compiles: 'x' * 3000000000 in a branch that is never taken.
+        optimized=False,
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception

@@ -17,7 +17,14 @@ from mmbuild.base.files import entries
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import FamilyError, ModelFacts
-from mmbuild.models.files import adapters, chat_template, processor_config, remote_code, weight_files
+from mmbuild.models.files import (
+    adapters,
+    call_settings,
+    chat_template,
+    processor_config,
+    remote_code,
+    weight_files,
+)
 from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files import weight_files as pickles
 from mmbuild.models.files.expected_files import ExpectedFiles
@@ -191,6 +198,13 @@ def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
         )
 
 
+def _call_settings(model: Model, expected: ExpectedFiles) -> None:
+    """Only transformers' processors of these families apply them."""
+    directory = model.directory("model", expected.tokenizer)
+    if directory is not None and (expected.placeholders is not None or expected.queries):
+        call_settings.require_none(directory, model.facts.llm.max_position_embeddings)
+
+
 def _one_image_processor(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory(*expected.images)
     if directory is not None:
@@ -292,6 +306,7 @@ def differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str,
 _CHECKS: tuple[Check, ...] = (
     _own_code,
     _vocabulary,
+    _call_settings,
     _one_image_processor,
     _image_size,
     _placeholders,

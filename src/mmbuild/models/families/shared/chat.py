@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Any
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.turns import Turn
 from mmbuild.models.files.chat_template import Form, Holder, content_form, saved_template
+from mmbuild.models.files.template_worker import WORKER, RenderError
 
 IMAGE = "<image>"
 TEMPLATE = "chat_template.jinja"
@@ -44,27 +46,41 @@ class Chat:
         Raises:
             EngineError: MM518, the model's template refuses these turns.
         """
-        from jinja2 import TemplateError
-
-        messages = [{"role": turn.role, "content": self._content(turn.parts)} for turn in turns]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise EngineError(
-                f"the model's chat template refuses the conversation: {error}",
-                code="MM518",
-                hint="use the roles that the model knows: usually user and assistant in turn",
-            ) from error
+        text = self._rendered(turns)
         # As in transformers' processors: no special tokens are added if the template already writes them.
         start = self.tokenizer.bos_token
         return Prompt(text, add_special_tokens=not (start and text.startswith(start)))
 
-    def _content(self, parts: Sequence[str | None]) -> str | list[dict[str, str]]:
-        if self.form == "text":
+    def _rendered(self, turns: Sequence[Turn]) -> str:
+        """The prompt; turns without images are also tried as strings, which some templates need for the system's."""
+        failure = ""
+        for plain in (False, True):
+            messages = [{"role": turn.role, "content": self._content(turn.parts, plain)} for turn in turns]
+            try:
+                text = WORKER.render(self.template, messages, self.tokenizer.special_tokens_map)
+            except RenderError as error:
+                failure = failure or str(error)
+                continue
+            if not any(
+                isinstance(item["content"], list) and _shown(item["content"], text) for item in messages
+            ):
+                return text
+            failure = failure or "the prompt shows a list of parts itself"
+        raise EngineError(
+            f"the model's chat template refuses the conversation: {failure}",
+            code="MM518",
+            hint="use the roles that the model knows: usually user and assistant in turn",
+        )
+
+    def _content(self, parts: Sequence[str | None], plain: bool) -> str | list[dict[str, str]]:
+        if self.form == "text" or (plain and None not in parts):
             return "".join(f"{self.image_token}\n" if part is None else part for part in parts)
         return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+
+
+def _shown(parts: Sequence[dict[str, str]], prompt: str) -> bool:
+    """Whether a prompt contains Python's or JSON's writing of a part."""
+    return any(repr(part) in prompt or json.dumps(part, ensure_ascii=False) in prompt for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
