@@ -16,7 +16,7 @@ ROWS = st.integers(2, 24).flatmap(
 TEMPERATURES = st.floats(0.05, 5.0)
 
 
-@given(ROWS, TEMPERATURES, st.integers(0, 30), st.floats(0.01, 1.0))
+@given(ROWS, TEMPERATURES, st.integers(0, 30), st.floats(0, 1.0, exclude_min=True))
 def test_rows_sum_to_one_and_keep_the_likeliest(rows, temperature, top_k, top_p):
     logits = torch.tensor(rows)
     result = distribution(logits, Sampling(temperature, top_k, top_p))
@@ -115,3 +115,11 @@ def test_draws_follow_the_distribution():
 )
 def test_values_without_a_meaning_are_refused(options, name):
     assert refused(UsageError, "MM520", Sampling, **options).message.startswith(f"{name} is ")
+
+
+@pytest.mark.parametrize("top_p", [1e-46, 5e-324, 1e-20])
+def test_the_most_likely_token_is_kept_however_small_top_p_is(top_p):
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    found = distribution(logits, Sampling(temperature=1.0, top_p=top_p))
+    assert torch.equal(found.argmax(-1), logits.argmax(-1))
+    assert torch.equal(found.amax(-1), torch.ones(3))

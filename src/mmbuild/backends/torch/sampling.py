@@ -72,8 +72,11 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
         threshold = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     if sampling.top_p < 1:
-        ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        # Sorted before the softmax, in which close logits become equal.
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        ordered = ordered.softmax(-1)
         # Keep a token if those before it have not reached top_p; the most likely one is always kept.
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
+        drop[:, 0] = False  # float32 has no numbers as small as top_p may be
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
     return logits.softmax(-1)
