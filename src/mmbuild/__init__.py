@@ -10,9 +10,9 @@ Nothing heavy is imported until one of the names is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mmbuild._version import __version__
+
+TYPE_CHECKING = False  # instead of importing typing, during which Ctrl-C could not be handled
 
 if TYPE_CHECKING:
     from mmbuild.api import apply, load_recipe, plan

@@ -1,11 +1,13 @@
-"""``python -m mmbuild``."""
+"""``python -m mmbuild``, and the installed command."""
 
-import signal
 import sys
 
 
-def _main() -> int:
-    try:
+def run() -> int:
+    """Run ``mmbuild`` and return its exit status: what the installed command calls."""
+    try:  # around the imports too, which take most of the time until a command runs
+        import signal
+
         from mmbuild.cli import main
 
         status = main()
@@ -17,4 +19,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(run())

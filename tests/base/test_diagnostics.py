@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -86,3 +87,33 @@ def test_the_error_speaks_for_all_and_crosses_processes(count: int) -> None:
 def test_warnings_do_not_lead() -> None:
     error = RecipeError([replace(FOUND, severity="warning", code="MM153"), FOUND])
     assert error.code == "MM112"
+
+
+def test_findings_are_folded_between_words() -> None:
+    found = replace(FOUND, file="--set engine.dtype=flaot16", line=1, column=14, excerpt="", hint="a b " * 20)
+    text = render_text([found], width=40)
+    assert text == render_text([found], width=40, color=False)
+    assert text.split("\n")[:3] == [
+        "--set engine.dtype=flaot16:1:14: error:",
+        "  `engine.dtype` cannot be `flaot16`",
+        "  [MM112]",
+    ]
+    assert max(map(len, text.split("\n"))) <= 40
+    assert text.split() == render_text([found]).split()
+
+
+def test_colours_do_not_change_where_lines_are_folded() -> None:
+    found = replace(FOUND, hint="a b " * 20)
+    coloured = render_text([found], color=True, width=40)
+    assert re.sub("\x1b\\[[0-9;]*m", "", coloured) == render_text([found], width=40)
+
+
+@pytest.mark.parametrize("column", [1, 30, 70, 99])
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_source_line_that_does_not_fit_is_shown_around_the_caret(column: int, width: int) -> None:
+    letters = "".join(chr(ord("a") + n % 26) for n in range(100))
+    found = replace(FOUND, excerpt=letters, column=column, width=20, allowed=(), suggestion=None, hint=None)
+    line, caret = render_text([found], width=width).split("\n")[-3:-1]
+    assert len(line) <= width
+    assert len(caret) <= len(line)
+    assert line[caret.index("^")] == letters[column - 1]

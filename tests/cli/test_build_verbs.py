@@ -6,6 +6,9 @@ import shutil
 
 import pytest
 
+from mmbuild.cli import main
+from mmbuild.core.store.layout import open_store
+from mmbuild.core.store.publish import publish
 from support.projects.demo_project import NAME, RECIPE, Project
 
 STEPS = (
@@ -170,6 +173,26 @@ def test_cache_verbs(project):
     assert len(project.run("cache", "gc", "--max-size", "0MB").stdout.splitlines()) == len(STEPS)
     assert json.loads(project.run("cache", "ls", "--json").stdout)["artifacts"] == []
     assert "error:" in project.run("cache", "gc", "--max-size", "lots", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "verb"),
+    [(["--dry-run", "--max-size", "4kB"], "would free"), (["--max-size", "4kB"], "freed")],
+)
+def test_gc_says_why_it_frees_less_than_it_lists(tmp_path, capsys, options, verb):
+    store = open_store(tmp_path / "store")
+    for name in ("one", "two"):
+        files = {"shared": b"s" * 2_000, name: name.encode() * 500}
+        (store.staging / name).mkdir(parents=True)
+        for path, content in files.items():
+            (store.staging / name / path).write_bytes(content)
+        publish(store, store.staging / name)
+    assert main(["cache", "gc", "--store", str(store.root), *options]) == 0
+    shown = capsys.readouterr()
+    assert [line.split()[1:3] for line in shown.out.splitlines()] == [["3.5", "kB"]]
+    assert shown.err.splitlines()[0] == (
+        f"{verb} 1.5 kB of 3.5 kB, because artifacts share files; 1 artifacts kept (3.5 kB)"
+    )
 
 
 def test_cache_verify_exits_with_1_on_damage(project):

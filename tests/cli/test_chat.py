@@ -10,6 +10,7 @@ import pytest
 
 from demo_worlds import ask
 from mmbuild.cli import main
+from mmbuild.cli.chat import _lines
 from support.engines.loaded import demo_directory, demo_engine
 
 pytestmark = pytest.mark.slow
@@ -83,3 +84,17 @@ def test_a_second_ctrl_c_ends_the_conversation(capsys, monkeypatch) -> None:
     assert main(["chat", str(demo_directory())]) == 130
     assert capsys.readouterr().out == ""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_end(capsys, monkeypatch) -> None:
+    typed = iter(["how many ?", KeyboardInterrupt(), "and now ?", EOFError()])
+
+    def read(_prompt: str) -> str:
+        event = next(typed)
+        if isinstance(event, str):
+            return event
+        raise event
+
+    monkeypatch.setattr("builtins.input", read)
+    assert list(_lines()) == ["how many ?", "and now ?"]
+    assert capsys.readouterr().err == "\n(Ctrl-D ends)\n"

@@ -267,6 +267,87 @@ def test_words_of_other_tools(word: str, meant: str, capsys: pytest.CaptureFixtu
     assert f"no command `{word}`; did you mean `mmbuild {meant}`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("rum", "run"), ("rune", "run"), ("rnu", "run"), ("aply", "apply"), ("rm", "cache gc")],
+)
+def test_a_typing_mistake_is_a_command_and_deleting_needs_the_exact_word(word, meant, capsys):
+    assert main([word, "model"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: no command `{word}`; did you mean `mmbuild {meant}`?\n\nhint: `mmbuild --help` shows the usage\n"
+    )
+
+
+@pytest.mark.parametrize("word", [word for word, command in _MEANT.items() if command == "cache gc"])
+def test_a_word_similar_to_a_deleting_one_suggests_no_deletion(word, capsys):
+    assert main([f"{word}x"]) == 2
+    assert "cache gc" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["help"], "Usage: mmbuild [OPTIONS] COMMAND"),
+        (["help", "run"], "Usage: mmbuild run [OPTIONS] BUILD"),
+        (["help", "cache", "gc"], "Usage: mmbuild cache gc [OPTIONS]"),
+    ],
+)
+def test_help_is_a_command(words, usage, capsys):
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(usage)
+    assert main([*words[1:], "--help"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_help_for_an_unknown_command(capsys):
+    assert main(["help", "rum"]) == 2
+    assert "no command `rum`; did you mean `mmbuild run`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        (["--quantization", "int4"], "engine.quantization=int4"),
+        (["--tp-size=2"], "engine.tensor_parallel=2"),
+        (["--dtype"], "engine.dtype=VALUE"),
+    ],
+)
+def test_an_option_named_like_a_key_is_answered_with_set(option, setting, capsys):
+    assert main(["apply", "x.yaml", *option]) == 2
+    name = option[0].partition("=")[0]
+    assert capsys.readouterr().err == (
+        f"error: No such option '{name}'; for a key of the recipe use `--set {setting}`\n\n"
+        "hint: `mmbuild apply --help` shows the usage\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["apply", "x.yaml", "--frobnicate"], ["run", "x", "--quantization", "int4"]]
+)
+def test_other_unknown_options_are_not_settings(words, capsys):
+    assert main(words) == 2
+    assert "--set" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["20", "1.5", "20bb", "GB"])
+def test_a_size_needs_a_unit(size, capsys):
+    assert main(["cache", "gc", "--max-size", size]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: Invalid value for '--max-size': invalid size '{size}': expected for example 500MB or 20GB\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [("0", 0), ("20b", 20), ("2k", 2_000), ("500MB", 5e8), ("1.5 GB", 1.5e9), ("2t", 2e12)]
+)
+def test_sizes_with_units(size, count):
+    from mmbuild.cli.cache import command
+
+    option = next(one for one in command.commands["gc"].params if one.name == "max_size")
+    assert option.type.convert(size, None, None) == count
+
+
 @pytest.mark.parametrize("words", [[], ["cache"], ["config"], ["ci"]])
 def test_a_group_without_a_command_prints_its_help_and_no_error(capsys, words):
     assert main(words) == 2

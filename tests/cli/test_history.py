@@ -6,6 +6,16 @@ import re
 from support.projects.demo_project import NAME, RECIPE, Project
 
 
+def test_a_build_that_was_never_built(tmp_path):
+    project = Project(tmp_path)
+    assert "nothing has been built yet" in project.run("history", "nope").stdout
+    project.run("apply", RECIPE)
+    done = project.run("history", "nope", status=1)
+    assert done.stdout == ""
+    assert done.stderr == (f"error: no recorded apply built `nope` [MM542]\n\nhint: the history has {NAME}\n")
+    assert f"hint: did you mean `{NAME}`?" in project.run("history", NAME[:-1], "--json", status=1).stderr
+
+
 def test_applies_are_listed_with_counts(tmp_path):
     project = Project(tmp_path)
     assert "nothing has been built yet" in project.run("history").stdout

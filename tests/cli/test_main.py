@@ -3,11 +3,13 @@
 import subprocess
 import sys
 
+import click
 import pytest
 
 from mmbuild import __version__
+from mmbuild.__main__ import run as installed_command
 from mmbuild.base.errors import MmbuildError, StalePlanError, UsageError
-from mmbuild.cli import GROUPS, VERBS, main
+from mmbuild.cli import GROUPS, VERBS, command_group, commands, main
 from mmbuild.cli.output import run_guarded
 
 
@@ -140,3 +142,57 @@ def test_old_spellings_work_and_name_the_new_ones(old, new, capsys, tmp_path, mo
     note, rest = said.err.split("\n", 1)
     assert f"is now `mmbuild {' '.join(new)}" in note
     assert (said.out, rest) == (expected.out, expected.err)
+
+
+CONTINUE = "interrupted; finished actions are kept, run the same command again to continue"
+
+
+@pytest.mark.parametrize(("resumes", "said"), [(True, CONTINUE), (False, "interrupted")])
+def test_ctrl_c_says_whether_the_command_continues(resumes, said, capsys):
+    @commands.command("work", resumes=resumes)
+    def work():
+        raise KeyboardInterrupt
+
+    assert run_guarded(lambda: work.main([], standalone_mode=False)) == 130
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_apply_and_ci_run_continue_and_nothing_else_does():
+    resuming = {name for name, command in every_command() if getattr(command, "resumes", False)}
+    assert resuming == {"apply", "ci run"}
+
+
+def every_command():
+    group = command_group()
+    for name in VERBS:
+        command = group.get_command(click.Context(group), name)
+        yield name, command
+        if isinstance(command, click.Group):
+            for below in command.list_commands(click.Context(command)):
+                yield f"{name} {below}", command.get_command(click.Context(command), below)
+
+
+def test_ctrl_c_before_a_command_runs(monkeypatch, capsys):
+    monkeypatch.setattr("mmbuild.cli._run", raising_for_words(KeyboardInterrupt()))
+    assert main(["plan"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_in_the_installed_command(monkeypatch, capsys):
+    monkeypatch.setattr("mmbuild.cli.main", raising(KeyboardInterrupt()))
+    assert installed_command() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def raising_for_words(error):
+    return lambda _words: raising(error)()
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_help_folds_the_exit_statuses(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    section = text[text.index("  Exit status:") : text.index("  Completion:")]
+    assert max(map(len, section.splitlines())) <= columns
+    assert "a stale plan, 130 interrupted." in " ".join(section.split())

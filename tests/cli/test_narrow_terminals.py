@@ -83,6 +83,21 @@ def test_logs_fit(project: Project, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_findings_fit(project: Project, width: int) -> None:
+    words = ["validate", RECIPE, "--set", "engine.quantization=awq"]
+    text = shown(project, width, *words, status=1)
+    require_width(text, width)
+    assert words_of(text) == project.run(*words, status=1).stderr.split()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_list_of_the_store_fits(project: Project, width: int) -> None:
+    text = shown(project, width, "cache", "ls")
+    require_width(text, width)
+    assert text.count(f"{NAME}/quantize") == 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_compare_puts_builds_below_one_another(project: Project, width: int) -> None:
     text = shown(project, width, "compare", *ENGINES, "--no-check")
     require_width(text, width)

@@ -130,3 +130,34 @@ def test_a_byte_order_mark_and_dos_lines_do_no_harm(tmp_path: Path) -> None:
     path = write_project(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + RECIPE.replace("\n", "\r\n").encode())
     assert codes(load_recipes([path])) == []
+
+
+LOCK = "lock: 1\nenvironments: {}\nplan: abc\n"
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_a_lock_names_the_command_that_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(f"model{suffix}").write_text(RECIPE)
+    Path("model.lock").write_text(LOCK)
+    found = only(load_recipes([Path("model.lock")]))
+    assert (found.code, found.message) == ("MM100", "`model.lock` is a lock, not a recipe")
+    assert found.hint == f"`mmbuild apply model{suffix} --locked` uses it"
+
+
+def test_a_lock_without_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.lock").write_text(LOCK)
+    assert only(load_recipes([Path("model.lock")])).hint == "`mmbuild apply RECIPE --locked` uses it"
+
+
+def test_files_without_version_are_reported_once_each(tmp_path: Path) -> None:
+    top = write_top(
+        tmp_path, "# the top\nname: top\nextends: recipe.yaml\n", RECIPE.replace("version: 1", "# base")
+    )
+    assert [(Path(item.file).name, item.code) for item in load_recipes([top]).diagnostics] == [
+        ("top.yaml", "MM111"),
+        ("recipe.yaml", "MM111"),
+    ]

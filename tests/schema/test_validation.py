@@ -59,6 +59,60 @@ def test_a_wrong_value_is_underlined(
 
 
 @pytest.mark.parametrize(
+    ("line", "faulty", "code", "hint"),
+    [
+        ("version: 1", 'version: "1"', "MM115", "remove the quotes: `version: 1`"),
+        ("version: 1", "version: 2", "MM115", "write `version: 1`; a newer format needs a newer mmbuild"),
+        ("version: 1", "# a comment\n# another", "MM111", "add `version: 1`"),
+        ("max_input_len: 128", "max_input_len: 4k", "MM114", "write 4096"),
+        ("max_input_len: 128", "max_input_len: 192.0", "MM114", "write 192"),
+        ("max_input_len: 128", "max_input_len: 1e3", "MM114", "write 1000"),
+        ("max_input_len: 128", "max_input_len: 192.5", "MM114", None),
+        ("max_input_len: 128", "max_input_len: '128'", "MM114", "remove the quotes"),
+        ("max_input_len: 128", "max_input_len: long", "MM114", None),
+        (
+            "engine:",
+            "gates: {min_answer_agreement: 95}\nengine:",
+            "MM113",
+            "write it as a fraction: 95 % is 0.95",
+        ),
+        ("engine:", "gates: {min_answer_agreement: 95%}\nengine:", "MM114", "write 0.95"),
+        ("engine:", "gates: {min_answer_agreement: 950}\nengine:", "MM113", None),
+        (
+            "engine:",
+            "verify:\n  prompts:\n    - What: is this\nengine:",
+            "MM114",
+            "put the text in quotes: a colon followed by a space makes it a mapping",
+        ),
+        ("engine:", "verify: {images: x.png}\nengine:", "MM114", "put it in brackets: `[x.png]`"),
+    ],
+)
+def test_a_wrong_value_gets_the_right_one(
+    tmp_path: Path, line: str, faulty: str, code: str, hint: str | None
+) -> None:
+    found = only(load(tmp_path, RECIPE.replace(line, faulty, 1)))
+    assert (found.code, found.hint) == (code, hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "faulty", "key"),
+    [
+        ("engine:", "Engine:", "engine"),
+        ("engine:", "engines:", "engine"),
+        ("  family:", "  famly:", "family"),
+    ],
+)
+def test_a_misspelt_key_is_not_missing_too(tmp_path: Path, line: str, faulty: str, key: str) -> None:
+    found = only(load(tmp_path, RECIPE.replace(line, faulty, 1)))
+    assert (found.code, found.suggestion) == ("MM103", key)
+
+
+def test_a_key_that_nothing_resembles_is_missing(tmp_path: Path) -> None:
+    found = load(tmp_path, RECIPE.replace("  max_input_len: 128", "  xyz: 128")).diagnostics
+    assert [item.code for item in found] == ["MM111", "MM103"]
+
+
+@pytest.mark.parametrize(
     ("line", "key", "anchor"),
     [
         ("name: small\n", "name", ""),

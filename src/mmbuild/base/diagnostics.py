@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.folding import fold, glued
 from mmbuild.base.terminal_text import clean, one_line
 
 Severity = Literal["error", "warning"]
@@ -20,6 +21,7 @@ _COLORS = {"error": "31;1", "warning": "33;1", "where": "36", "caret": "31;1", "
 # For longer lines, only the part around the caret is shown.
 _WIDEST, _LEAD, _CUT = 120, 40, "..."
 _TAB = "    "
+_MARGIN = len("    1 | ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,16 @@ def _headline(errors: Sequence[Diagnostic]) -> str:
     return f"{len(errors)} findings in {files} {'file' if files == 1 else 'files'}"
 
 
-def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
-    """Format findings for a terminal: location, message, source line with a caret, allowed values, hint."""
+def render_text(diagnostics: Sequence[Diagnostic], color: bool = False, *, width: int | None = None) -> str:
+    """Format findings for a terminal: location, message, source line with a caret, allowed values, hint.
+
+    Sentences are folded to ``width`` columns, and less of a long source line is shown; None means any width.
+    """
 
     def paint(style: str, text: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
 
-    return "\n".join(_block(_escape_controls(item), paint) for item in diagnostics)
+    return "\n".join(_block(_escape_controls(item), paint, width) for item in diagnostics)
 
 
 def _escape_controls(item: Diagnostic) -> Diagnostic:
@@ -112,33 +117,47 @@ def _escape_controls(item: Diagnostic) -> Diagnostic:
     )
 
 
-def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
-    head = f"{paint('where', item.where)}: " if item.where else ""
-    lines = [f"{head}{paint(item.severity, item.severity)}: {item.message} {paint('code', f'[{item.code}]')}"]
+def _block(item: Diagnostic, paint: Callable[[str, str], str], columns: int | None) -> str:
+    lines = [_head(item, paint, columns)]
     if item.excerpt:
-        shown, before, width = _window(item)
+        shown, before, width = _window(item, _WIDEST if columns is None else min(_WIDEST, columns - _MARGIN))
         # Expand tabs in both lines, so that the caret stays aligned.
         lines.append(f"{item.line:>5} | " + shown.replace("\t", _TAB))
         pad = " " * len(before.replace("\t", _TAB))
         lines.append(" " * 5 + " | " + pad + paint("caret", "^" * width))
     if item.allowed:
-        lines.append(f"      allowed: {', '.join(item.allowed)}")
+        lines.append(fold(f"      allowed: {', '.join(item.allowed)}", columns))
     if item.suggestion:
-        lines.append(f"      did you mean: {item.suggestion}")
+        lines.append(fold(f"      did you mean: {item.suggestion}", columns))
     if item.hint:
-        lines.append(f"      {paint('hint', 'hint:')} {item.hint}")
+        hint = fold(f"      hint: {item.hint}", columns)
+        lines.append(hint.replace("hint:", paint("hint", "hint:"), 1))
     return "\n".join(lines) + "\n"
 
 
-def _window(item: Diagnostic) -> tuple[str, str, int]:
-    """Return the part of the line around the caret, its part before the caret, and the caret's width."""
+def _head(item: Diagnostic, paint: Callable[[str, str], str], columns: int | None) -> str:
+    """Location, severity, message and code, folded before they are coloured."""
+    where, code = f"{item.where}: " if item.where else "", f"[{item.code}]"
+    text = fold(f"{glued(f'{where}{item.severity}:')} {item.message} {code}", columns)
+    text = text.removeprefix(where).removeprefix(f"{item.severity}:").removesuffix(code)
+    shown = f"{paint('where', item.where)}: " if item.where else ""
+    return f"{shown}{paint(item.severity, item.severity)}:{text}{paint('code', code)}"
+
+
+def _window(item: Diagnostic, widest: int) -> tuple[str, str, int]:
+    """Return the part of the line around the caret, its part before the caret, and the caret's width.
+
+    Lines of at most ``widest`` characters are shown as a whole.
+    """
     column = max(item.column - 1, 0) if item.lead is None else item.lead
     width = max(item.width, 1)
-    if len(item.excerpt) <= _WIDEST:
+    if len(item.excerpt) <= widest:
         return item.excerpt, item.excerpt[:column], width
-    start = max(0, column - _LEAD) if column > _LEAD else 0
-    part = item.excerpt[start : start + _WIDEST]
-    left, right = _CUT if start else "", _CUT if start + _WIDEST < len(item.excerpt) else ""
+    most = widest if widest == _WIDEST else max(widest - 2 * len(_CUT), 1)
+    lead = min(_LEAD, most // 2)
+    start = max(0, column - lead) if column > lead else 0
+    part = item.excerpt[start : start + most]
+    left, right = _CUT if start else "", _CUT if start + most < len(item.excerpt) else ""
     before = left + part[: column - start]
     return left + part + right, before, max(1, min(width, len(part) - (column - start)))
 

@@ -24,10 +24,10 @@ def fold(line: str, width: int | None, indent: str = "  ") -> str:
     A word that is longer stays whole, and so does text in backticks. None means any width.
     """
     if width is None or len(line) <= width:
-        return line
+        return line.replace(_GLUE, " ")
     leading = line[: len(line) - len(line.lstrip())]
     folded = textwrap.fill(
-        _WHOLE.sub(lambda match: _glued(match[0]), line.strip()),
+        _WHOLE.sub(lambda match: glued(match[0]), line.strip()),
         max(width, len(indent) + 1),
         initial_indent=leading,
         subsequent_indent=leading + indent,
@@ -37,7 +37,8 @@ def fold(line: str, width: int | None, indent: str = "  ") -> str:
     return folded.replace(_GLUE, " ")
 
 
-def _glued(text: str) -> str:
+def glued(text: str) -> str:
+    """``text`` with spaces at which :func:`fold` breaks no line, and which it replaces by usual ones."""
     return text.replace(" ", _GLUE)
 
 
@@ -73,7 +74,7 @@ def _with_folded_end(row: Sequence[str], widths: Sequence[int], width: int, befo
 def _paragraph(titles: Sequence[str], row: Sequence[str], width: int) -> list[str]:
     cells = [f"{title} {cell}".strip() for title, cell in zip(titles[1:], row[1:], strict=True) if cell]
     whole = min(_SHORT, width - 3)
-    text = ", ".join(_glued(cell) if len(cell) <= whole else cell for cell in cells)
+    text = ", ".join(glued(cell) if len(cell) <= whole else cell for cell in cells)
     return [*fold(row[0], width).split("\n"), *fold(f"  {text}", width, "").replace(_GLUE, " ").split("\n")]
 
 

@@ -6,13 +6,14 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from mmbuild.base.diagnostics import Diagnostic, nearest
+from mmbuild.base.value_hints import percent_hint, wrong_type_hint
 from mmbuild.base.yaml_nodes import Span, YamlNode, diagnostic_at, dotted, find, plain
 
 Path = tuple[str | int, ...]
@@ -48,6 +49,8 @@ class DocumentKind:
         short: Keys that accept a word in place of a mapping, with the words.
         other_keys: Names of keys in other programs -> the dotted key of this one.
         other_values: Values of other programs, in lower case -> the value of this one.
+        key_hints: Keys that are unknown, with what to do.
+        value_hint: What to do about a wrong value, given its dotted key; None if nothing is known about it.
     """
 
     model: type[BaseModel]
@@ -56,6 +59,8 @@ class DocumentKind:
     short: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     other_keys: Mapping[str, str] = field(default_factory=dict)
     other_values: Mapping[str, str] = field(default_factory=dict)
+    key_hints: Mapping[str, str] = field(default_factory=dict)
+    value_hint: Callable[[str, Any], str | None] = lambda _key, _value: None
 
 
 def validate(root: YamlNode, form: DocumentKind) -> tuple[Any | None, Sequence[Any]]:
@@ -130,6 +135,7 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
         path=dotted(path),
         allowed=known,
         suggestion=meant,
+        hint=form.key_hints.get(key),
     )
 
 
@@ -151,28 +157,25 @@ def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...], form: Doc
         path=dotted(path),
         allowed=allowed,
         suggestion=meant,
+        hint=form.value_hint(dotted(path), value),
     )
 
 
 def _wrong_type(path: Path, node: YamlNode, expected: str, form: DocumentKind) -> Diagnostic:
     value = plain(node)
-    hint: str | None = None
     allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
     if path and path[-1] in form.short:
         expected, allowed = "a word or a mapping", form.short[str(path[-1])]
-    if value is None:
-        hint = "give a value, or leave the key out"
-    elif expected == "text" and isinstance(value, int | float):
-        hint = f"quote it: `'{node.span.excerpt[node.span.column - 1 :][: node.span.width]}'`"
-    elif expected.endswith("number") and isinstance(value, str) and value.isdigit():
-        hint = "remove the quotes"
+        suggestion = form.other_values.get(f"{value}bit") if isinstance(value, int) else None
     return diagnostic_at(
         "MM114",
         f"`{dotted(path) or f'the {form.name}'}` must be {expected}, not {_show(value)}",
         node.span,
         path=dotted(path),
         allowed=allowed,
-        hint=hint,
+        suggestion=suggestion if suggestion in allowed else None,
+        hint=form.value_hint(dotted(path), value) or wrong_type_hint(value, expected, _written(node)),
     )
 
 
@@ -181,10 +184,16 @@ def _out_of_bounds(path: Path, node: YamlNode, error: Any, form: DocumentKind) -
     if kind in _RANGE:
         words, bound = _RANGE[kind]
         message = f"`{dotted(path)}` must be {words} {context[bound]}, not {_show(plain(node))}"
-        return diagnostic_at("MM113", message, node.span, path=dotted(path))
+        hint = form.value_hint(dotted(path), plain(node)) or percent_hint(plain(node), context[bound])
+        return diagnostic_at("MM113", message, node.span, path=dotted(path), hint=hint)
     code = "MM116" if kind in _FORM else "MM114"
     message = f"`{dotted(path)}` cannot be {_show(plain(node))}"
     return diagnostic_at(code, message, node.span, path=dotted(path), hint=description(path, form))
+
+
+def _written(node: YamlNode) -> str:
+    """The value as it is in its line."""
+    return node.span.excerpt[node.span.column - 1 :][: node.span.width]
 
 
 def _allowed(group: Sequence[Any]) -> tuple[str, ...]:

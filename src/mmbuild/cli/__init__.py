@@ -60,7 +60,7 @@ _MEANT: Mapping[str, str] = {
     "convert": "apply", "create": "init", "dag": "graph", "delete": "cache gc", "deploy": "serve",
     "describe": "explain", "destroy": "cache gc", "df": "cache ls", "du": "cache ls", "evaluate": "eval",
     "exec": "run", "export": "script", "fetch": "cache pull", "freeze": "lock", "gc": "cache gc", "generate": "run",
-    "help": "--help", "images": "cache ls", "infer": "run", "info": "doctor", "inspect": "compat",
+    "images": "cache ls", "infer": "run", "info": "doctor", "inspect": "compat",
     "install": "apply", "lint": "validate", "list": "cache ls", "log": "logs", "login": "config show",
     "ls": "cache ls", "make": "apply", "new": "init", "perf": "bench", "prune": "cache gc", "ps": "history",
     "pull": "cache pull", "push": "cache push", "quantize": "apply", "query": "graph", "refresh": "plan",
@@ -71,7 +71,13 @@ _MEANT: Mapping[str, str] = {
 }  # fmt: skip
 """What users of other tools type -> what it is called here."""
 
+_DELETING = ("cache gc",)
+"""Commands that delete: suggested only to who typed exactly a word of :data:`_MEANT`, never for a similar one."""
+
 _WIDEST = max(map(len, VERBS))
+
+_INTERRUPTED = 130
+"""Exit status, as in :mod:`mmbuild.cli.output`, which is not imported for `--version`."""
 
 _HELP = """Declarative builds of vision-language inference engines.
 
@@ -81,7 +87,6 @@ Example:
   mmbuild apply recipes/demo/llava-int4.yaml
   mmbuild run build/llava-shapes-int4 --image picture.png --prompt "..."
 
-\b
 Exit status: 0 success, 1 invalid input, a failed build or output that could not be written, 2 wrong usage
 or a bug in mmbuild, 3 changes (plan --exit-code), 4 a stale plan, 130 interrupted. A reader that
 exits early (`| head`) neither stops the work nor changes the status.
@@ -97,8 +102,14 @@ Completion: add this to your shell's start-up file
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mmbuild`` with ``arguments`` (``sys.argv`` if None) and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
-        return _print_version()
+    try:
+        return _print_version() if words == ["--version"] else _run(words)
+    except KeyboardInterrupt:  # while modules are imported
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
     # Plans and records are thousands of objects without cycles: collecting cycles costs 5 % of an idle apply.
     gc.set_threshold(50_000, 20, 50)
     from mmbuild.cli.output import run_guarded
@@ -110,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words and not _after_separator(words)
     if debug:
         words.remove("--debug")
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     return run_guarded(
         lambda: command_group().main(words, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
         debug=debug,
@@ -184,7 +197,12 @@ def _renamed(word: str) -> click.Command:
 def _unknown_verb(word: str) -> str:
     import difflib
 
-    near = next(iter(difflib.get_close_matches(word, [*VERBS, *_MEANT], n=1)), "")
+    harmless = [other for other, command in _MEANT.items() if command not in _DELETING]
+    near = [
+        *difflib.get_close_matches(word, VERBS, n=1),
+        *difflib.get_close_matches(word, harmless, n=1),
+        "",
+    ][0]
     meant = _MEANT.get(word) or _MEANT.get(near, near)
     suggestion = f"; did you mean `mmbuild {meant}`?" if meant else f"; commands are {', '.join(VERBS)}"
     return f"no command `{word}`{suggestion}"

@@ -26,7 +26,9 @@ _TIMES_SHOWN = 40
 """Longest table of action times; more lines would not fit on a screen."""
 
 
-@commands.command("apply", verbose="Also print the store, cached results, and log lines of running actions.")
+@commands.command(
+    "apply", verbose="Also print the store, cached results, and log lines of running actions.", resumes=True
+)
 @options.recipes
 @options.location_options
 @options.locked_option

@@ -348,6 +348,7 @@ def _run(sweep: _Sweep, extent: Extent, shown: _Shown) -> None:
 
 def _show(result: Mapping[str, Any], shown: _Shown) -> None:
     """Write the files, then print the table or the JSON."""
+    from mmbuild.cli.tables import print_folded
     from mmbuild.serving.bench.document import as_text
     from mmbuild.serving.bench.page import page
     from mmbuild.serving.bench.rows import failure_lines, notes, row_of
@@ -362,7 +363,7 @@ def _show(result: Mapping[str, Any], shown: _Shown) -> None:
         return
     print_table([row_of(result["target"]["name"], run) for run in result["runs"]])
     for line in (*failure_lines(result), *(f"note: {note}" for note in notes(result))):
-        click.echo(line)
+        print_folded(line)
 
 
 def _require_answers(runs: Sequence[Run]) -> None:

@@ -15,12 +15,16 @@ from mmbuild.cli import commands, options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.action_cache import Record
+    from mmbuild.core.store.gc import GcResult
     from mmbuild.core.store.layout import Store
     from mmbuild.core.store.reachability import Reachable
     from mmbuild.pipeline.options import PlanOptions
     from mmbuild.team.remote_cache.remote_cache import SharedStore
 
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZES = {"": 1, "b": 1} | {
+    letter + b: 1000**power for power, letter in enumerate("kmgt", start=1) for b in ("", "b")
+}
+"""The empty unit is that of 0, which is the same in all units."""
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -36,10 +40,10 @@ class _Quantity(click.ParamType[float]):
         match = re.fullmatch(self.pattern, str(value).strip().lower())
         if match is None:
             self.fail(f"invalid {self.name} {value!r}: expected for example {self.example}", param, ctx)
-        return float(match[1]) * self.units[match[2] or ""]
+        return float(match[1]) * self.units[match[2]]
 
 
-_SIZE = _Quantity("size", _SIZES, r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", "500MB or 20GB")
+_SIZE = _Quantity("size", _SIZES, r"(\d+(?:\.\d+)?)\s*([kmgt]?b|[kmgt]|(?<=^0))", "500MB or 20GB")
 _AGE = _Quantity("age", _AGES, r"(\d+(?:\.\d+)?)\s*([smhdw])", "12h or 30d")
 
 
@@ -67,6 +71,7 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     """
     from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import print_note
+    from mmbuild.cli.tables import print_untitled
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.reachability import reachable_artifacts
@@ -78,10 +83,12 @@ def ls(*, store: Path | None, as_json: bool) -> None:
             json.dumps({"schema": 1, "store": str(opened.root), "artifacts": [_row(i) for i in artifacts]})
         )
         return
-    width = max((len(item.label) for item in artifacts), default=0)
-    for item in artifacts:
-        users = ", ".join(item.recipes) or "-"
-        click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label:<{width}}  {users}")
+    print_untitled(
+        [
+            (item.digest[:16], f"{size_text(item.size):>9}", item.label, ", ".join(item.recipes) or "-")
+            for item in artifacts
+        ]
+    )
     print_note(f"{len(artifacts)} artifacts in `{opened.root}`")
 
 
@@ -174,7 +181,10 @@ def gc(
     for item in swept.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
-    print_note(f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})")
+    print_note(
+        f"{verb} {size_text(swept.freed)}{_shared_text(swept)}; "
+        f"{swept.kept} artifacts kept ({size_text(swept.kept_size)})"
+    )
     if limit is not None and swept.kept_size > limit:
         print_note("existing builds use what is left; remove an engine directory to free its artifacts")
 
@@ -329,6 +339,16 @@ def _gc_remote(
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
     print_note(f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})")
+
+
+def _shared_text(swept: GcResult) -> str:
+    """Why less is freed than the sizes of the removed artifacts add up to, if it is less."""
+    from mmbuild.base.formatting import size_text
+
+    listed = sum(item.size for item in swept.removed)
+    if listed <= swept.freed:
+        return ""
+    return f" of {size_text(listed)}, because artifacts share files"
 
 
 def _row(item: Reachable) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _lines() -> Iterator[str]:
         except EOFError:
             return
         except KeyboardInterrupt:
-            click.echo("", err=True)
+            click.echo("\n(Ctrl-D ends)", err=True)
 
 
 def _report(message: str) -> None:

@@ -96,14 +96,13 @@ def command(
 
 def plan_and_warn(request: PlanOptions, store: Store) -> Variants:
     """Plan the variants of recipe files and directories; warnings go to standard error."""
-    from mmbuild.base.diagnostics import render_text
-    from mmbuild.cli.output import print_status
+    from mmbuild.cli.output import print_findings
     from mmbuild.pipeline.recipe_files import with_files
     from mmbuild.team.ci.variants import plan_variants
 
     planned = plan_variants(with_files(request), store)
     if planned.warnings:
-        print_status(render_text(planned.warnings).rstrip())
+        print_findings(planned.warnings)
     return planned
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmbuild.team.ci.variants import Variants
 
 
-@commands.command("run")
+@commands.command("run", resumes=True)
 @options.recipes
 @options.location_options
 @options.locked_option

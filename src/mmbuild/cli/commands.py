@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mmbuild.cli.output import print_note
+from mmbuild.cli.output import ResumableInterruptError, print_note
 from mmbuild.cli.verbosity import Verbosity, set_verbosity
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,11 +79,67 @@ class Command(click.Command):
 
     Args:
         verbose: Help of ``-v``; without it, the command accepts ``-v`` and has nothing more to print.
+        resumes: Whether it keeps what it finished before Ctrl-C and continues when it is run again.
     """
 
-    def __init__(self, *args: Any, verbose: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, verbose: str = "", resumes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += verbosity_options(verbose)
+        self.resumes = resumes
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click; an option with the name of a recipe's key is answered with ``--set``.
+
+        Raises:
+            click.UsageError: As click raises it.
+        """
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            setting = _setting(error.option_name, given) if _takes_settings(self) else None
+            if setting is None:
+                raise
+            raise click.UsageError(
+                f"No such option '{error.option_name}'; for a key of the recipe use `--set {setting}`", ctx
+            ) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click; Ctrl-C says whether the command can be continued.
+
+        Raises:
+            ResumableInterruptError: Ctrl-C in a command that resumes.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            if self.resumes:
+                raise ResumableInterruptError from stop
+            raise
+
+
+def _takes_settings(command: click.Command) -> bool:
+    return any("--set" in parameter.opts for parameter in command.params)
+
+
+def _setting(option: str, given: Sequence[str]) -> str | None:
+    """``KEY=VALUE`` for an option that is a key of recipes, here or in another tool; None if it is not."""
+    import shlex
+
+    from mmbuild.schema.other_words import KEY_HINTS, KEYS
+    from mmbuild.schema.validation import every_key
+
+    word = option.lstrip("-").replace("-", "_")
+    key = next((key for key in every_key() if key.rpartition(".")[2] == word), KEYS.get(word))
+    if key is None or word in KEY_HINTS:
+        return None
+    written = (
+        (at, text.partition("=")[2]) for at, text in enumerate(given) if text.partition("=")[0] == option
+    )
+    at, value = next(written, (len(given), ""))
+    following = given[at + 1] if at + 1 < len(given) else ""
+    value = value or ("" if following.startswith("-") else following)
+    return f"{key}={shlex.quote(value) if value else 'VALUE'}"
 
 
 class Group(click.Group):
@@ -108,9 +164,11 @@ def _first_sentence(command: click.Command) -> str:
     return " ".join(first.split()).removesuffix(".")
 
 
-def command(name: str, *, verbose: str = "") -> Callable[[Callable[..., Any]], Command]:
+def command(
+    name: str, *, verbose: str = "", resumes: bool = False
+) -> Callable[[Callable[..., Any]], Command]:
     """``click.command`` for a :class:`Command`."""
-    return click.command(name, cls=Command, verbose=verbose)
+    return click.command(name, cls=Command, verbose=verbose, resumes=resumes)
 
 
 def group(name: str) -> Callable[[Callable[..., Any]], Group]:

@@ -272,11 +272,13 @@ def _with_place(error: MmbuildError, data: str, question: Mapping[str, Any]) -> 
 
 
 def _report(result: Mapping[str, Any], listed: str | None) -> str:
+    from mmbuild.base.folding import fold
+    from mmbuild.cli.tables import terminal_width
     from mmbuild.evaluation.answers import tables
 
     def lines() -> Iterator[str]:
         yield tables.score_table(result)
-        yield from (f"note: {note}" for note in tables.notes(result))
+        yield from (fold(f"note: {note}", terminal_width()) for note in tables.notes(result))
         yield from tables.answer_lines(result, listed)
 
     return "\n".join(lines())

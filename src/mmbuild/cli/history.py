@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmbuild.core.store.history import HistoryEntry
 
 _NAMES_SHOWN = 3
+_LISTED = 5
 _TITLES = ("began", "ended", "took", "built", "cached", "pulled", "saved", "builds")
 
 
@@ -48,7 +49,9 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
     from mmbuild.core.store.layout import open_store
 
     names = [Path(build).name for build in builds]
-    entries = only(read_history(open_store(store)), names)
+    recorded = read_history(open_store(store))
+    _require_recorded(names, recorded)
+    entries = only(recorded, names)
     if as_json:
         for entry in entries:
             click.echo(json.dumps(asdict(entry)))
@@ -58,6 +61,30 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
         return
     print_table([_TITLES, *(_row(entry) for entry in entries[-count:])])
     print_folded(_summary(entries))
+
+
+def _require_recorded(names: Sequence[str], entries: Sequence[HistoryEntry]) -> None:
+    """Refuse names that no apply built; without any apply there is nothing to compare them with.
+
+    Raises:
+        MmbuildError: MM542.
+    """
+    from mmbuild.base.diagnostics import nearest
+    from mmbuild.base.errors import MmbuildError
+
+    known = sorted({build for entry in entries for build in entry.builds})
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is None or not known:
+        return
+    near = nearest(unknown, known)
+    listed = ", ".join(known[:_LISTED]) + (
+        f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    )
+    raise MmbuildError(
+        f"no recorded apply built `{unknown}`",
+        code="MM542",
+        hint=f"did you mean `{near}`?" if near else f"the history has {listed}",
+    )
 
 
 def _summary(entries: Sequence[HistoryEntry]) -> str:

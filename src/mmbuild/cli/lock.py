@@ -83,8 +83,7 @@ def _check(recipe: Path, store: Store, request: PlanOptions) -> bool:
 
 
 def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, ...]) -> None:
-    from mmbuild.base.diagnostics import render_text
-    from mmbuild.cli.output import print_note, print_status
+    from mmbuild.cli.output import print_findings, print_note, print_status
     from mmbuild.team.lockfile.compare import differences
     from mmbuild.team.lockfile.make import PARTS, make
     from mmbuild.team.lockfile.model import lock_path, read_lock, write_lock
@@ -94,7 +93,7 @@ def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, 
     parts = PARTS if "all" in update else update
     result = make(recipe, store, request, known=known, update=parts)
     if result.findings:
-        print_status(render_text(result.findings).rstrip())
+        print_findings(result.findings)
     _note_open(result)
     changes = differences(known, result.lock) if known is not None else ()
     if known is not None and not changes:

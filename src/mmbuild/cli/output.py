@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,6 +12,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.terminal_text import clean
 
 if TYPE_CHECKING:
+    from mmbuild.base.diagnostics import Diagnostic
     from mmbuild.core.execution.failures import Failed
 
 INTERRUPTED = 130
@@ -35,11 +36,14 @@ def print_status(text: str = "") -> None:
 
 
 def print_note(text: str = "") -> None:
-    """Print a line to standard error, except with ``-q``: what a command did besides its result, or a hint."""
+    """Print a line to standard error, except with ``-q``: what a command did besides its result, or a hint.
+
+    It is folded to the width of a terminal.
+    """
     from mmbuild.cli.verbosity import is_quiet
 
     if not is_quiet():
-        print_status(text)
+        print_status(_folded(text))
 
 
 def styled_verdict(verdict: str, text: str) -> str:
@@ -90,8 +94,8 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         return _status(stop.code)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print_status("interrupted; finished actions are kept, run the same command again to continue")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        print_status(_interrupted(stop))
         return INTERRUPTED
     except click.ClickException as error:
         _report_usage(error)
@@ -109,6 +113,16 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         _report_bug(error)
         return OUR_BUG
     return _status(status)
+
+
+class ResumableInterruptError(KeyboardInterrupt):
+    """Ctrl-C in a command that keeps finished actions and continues when it is run again."""
+
+
+def _interrupted(stop: BaseException) -> str:
+    if isinstance(stop.__cause__ or stop, ResumableInterruptError):  # click raises Abort from what it caught
+        return "interrupted; finished actions are kept, run the same command again to continue"
+    return "interrupted"
 
 
 def _system_error(error: OSError | MemoryError) -> MmbuildError:
@@ -131,9 +145,7 @@ def report_error(error: MmbuildError) -> None:
     """Print ``error:``, the causes, a blank line, ``hint:``."""
     diagnostics = getattr(error, "diagnostics", None)
     if diagnostics:
-        from mmbuild.base.diagnostics import render_text
-
-        print_status(render_text(diagnostics, color=use_color()).rstrip())
+        print_findings(diagnostics)
         return
     _head(error.message, error.code)
     for line in getattr(error, "details", ()):
@@ -143,6 +155,13 @@ def report_error(error: MmbuildError) -> None:
         print_status(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
         cause = cause.__cause__
     _print_hint(error.hint)
+
+
+def print_findings(diagnostics: Sequence[Diagnostic]) -> None:
+    """Print findings to standard error, folded and in colours on a terminal."""
+    from mmbuild.base.diagnostics import render_text
+
+    print_status(render_text(diagnostics, color=use_color(), width=_stderr_width()).rstrip())
 
 
 def print_failures(failed: int, ran: int) -> None:
@@ -209,13 +228,21 @@ def _head(message: str, code: str = "") -> None:
 
 def _folded(text: str) -> str:
     """``text`` folded to the width of the terminal that standard error is, if it is one."""
-    if not sys.stderr.isatty():
+    width = _stderr_width()
+    if width is None:
         return text
-    import shutil
-
     from mmbuild.base.folding import fold_all
 
-    return fold_all(text, shutil.get_terminal_size().columns)
+    return fold_all(text, width)
+
+
+def _stderr_width() -> int | None:
+    """Columns of the terminal that standard error is; None if it is not a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _lines(text: str) -> str:

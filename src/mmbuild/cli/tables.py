@@ -22,6 +22,14 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         click.echo(line)
 
 
+def print_untitled(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table without titles."""
+    if rows:
+        for line in table([[""] * len(rows[0]), *rows], terminal_width()):
+            if line:
+                click.echo(line)
+
+
 def print_folded(text: str) -> None:
     """Print lines, folded between words."""
     click.echo(fold_all(text, terminal_width()))

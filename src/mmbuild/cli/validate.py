@@ -10,7 +10,7 @@ import click
 
 from mmbuild.base.terminal_text import one_line
 from mmbuild.cli import commands, options
-from mmbuild.cli.output import print_note, use_color
+from mmbuild.cli.output import print_findings, print_note, print_status
 
 if TYPE_CHECKING:
     from mmbuild.base.diagnostics import Diagnostic
@@ -76,7 +76,8 @@ def _print_findings(result: LoadResult, layout: str) -> None:
     if layout == "github" and result.diagnostics:
         click.echo(diagnostics.render_github(result.diagnostics))
     if layout == "text" and result.diagnostics:
-        click.echo(diagnostics.render_text(result.diagnostics, color=use_color()), err=True)
+        print_findings(result.diagnostics)
+        print_status()
         print_note(_summary(result.diagnostics))
 
 

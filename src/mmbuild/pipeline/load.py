@@ -152,7 +152,11 @@ def _load_variant(
     recipe, findings, faulty = check(node)
     # A problem that the YAML reader reported is not reported again as a wrong type.
     reported = {(item.file, item.line, item.column) for item in session.findings if item.line}
-    findings = [item for item in findings if (item.file, item.line, item.column) not in reported]
+    findings = [
+        item
+        for item in findings
+        if (item.file, item.line, item.column) not in reported and not _is_reported_version(item, session)
+    ]
     if recipe is None:
         session.findings += findings
         return None
@@ -191,6 +195,12 @@ def _load_variant(
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
     return replace(variant, node=node, places=places)
+
+
+def _is_reported_version(item: Diagnostic, session: _Session) -> bool:
+    """Whether ``item`` is a missing version of a file, which was reported at the file's first line."""
+    missing = (item.code, item.path) == ("MM111", "version")
+    return missing and any((one.code, one.path) == ("MM111", "version") for one in session.findings)
 
 
 def _resolved(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmbuild.base.yaml_parser import parse, split_lines
 
 MAX_CHAIN = 16
 """Longest chain of recipes that extend one another."""
+_SUFFIXES = (".yaml", ".yml")
 _ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
 
 
@@ -81,6 +83,9 @@ def _read(
             )
         )
         return None
+    if {"lock", "environments"} <= node.value.keys():
+        document.findings.append(_not_a_recipe(path))
+        return None
     if "version" not in node.value:
         document.findings.append(
             diagnostic_at(
@@ -92,6 +97,18 @@ def _read(
             )
         )
     return _extended(path, node, (*chain, Path(os.path.realpath(path))), document)
+
+
+def _not_a_recipe(lock: Path) -> Diagnostic:
+    """The finding for a file that ``mmbuild lock`` wrote."""
+    owner = next((item for suffix in _SUFFIXES if (item := lock.with_suffix(suffix)).is_file()), None)
+    name = "RECIPE" if owner is None else shlex.quote(_label(owner))
+    return Diagnostic(
+        "MM100",
+        f"`{_label(lock)}` is a lock, not a recipe",
+        file=_label(lock),
+        hint=f"`mmbuild apply {name} --locked` uses it",
+    )
 
 
 def _extended(path: Path, node: YamlNode, chain: tuple[Path, ...], document: Document) -> YamlNode | None:
@@ -174,7 +191,7 @@ def _neighbour(path: Path) -> str:
     if os.path.isdir(path):
         return "name a recipe file, such as a .yaml file in that directory"
     try:
-        names = [item.name for item in entries(path.parent) if item.suffix in (".yaml", ".yml")]
+        names = [item.name for item in entries(path.parent) if item.suffix in _SUFFIXES]
     except (OSError, ValueError, FileRefusedError):
         return "check the path"
     near = nearest(path.name, names, cutoff=0.8)

@@ -13,7 +13,7 @@ from mmbuild.base.pydantic_errors import Path
 from mmbuild.base.yaml_nodes import SHORT, YamlNode, diagnostic_at, dotted, drop, find, has, plain, replace_at
 from mmbuild.models.families import MODULES
 from mmbuild.schema.model import Algorithm, Recipe
-from mmbuild.schema.other_words import KEYS, VALUES
+from mmbuild.schema.other_words import KEY_HINTS, KEYS, VALUES, value_hint
 
 FORM = pydantic_errors.DocumentKind(
     Recipe,
@@ -21,6 +21,8 @@ FORM = pydantic_errors.DocumentKind(
     short={key: tuple(item.value for item in Algorithm) for key in SHORT},
     other_keys=KEYS,
     other_values=VALUES,
+    key_hints=KEY_HINTS,
+    value_hint=value_hint,
 )
 
 # Placeholders for required values that are missing or invalid; rules that read these keys are skipped.
@@ -52,7 +54,21 @@ def check(root: YamlNode) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
         faulty.add(dotted(path))
         pruned = drop(pruned, path)
     recipe, _ = pydantic_errors.validate(_with_placeholders(pruned), FORM)
-    return recipe, findings, faulty
+    return recipe, _without_misspelt(findings), faulty
+
+
+def _without_misspelt(findings: list[Diagnostic]) -> list[Diagnostic]:
+    """``findings`` without missing keys of which a misspelt form is reported."""
+    meant = {_suggested_path(item) for item in findings if item.code == "MM103"}
+    return [item for item in findings if item.code != "MM111" or item.path not in meant]
+
+
+def _suggested_path(item: Diagnostic) -> str | None:
+    """The dotted path of the key that a finding suggests in place of ``item.path``."""
+    section, _, _ = item.path.rpartition(".")
+    if item.suggestion is None or not section or "." in item.suggestion:
+        return item.suggestion
+    return f"{section}.{item.suggestion}"
 
 
 def _with_placeholders(root: YamlNode) -> YamlNode:
@@ -70,13 +86,16 @@ def _diagnose(root: YamlNode, path: Path, group: list[Any]) -> Diagnostic:
 
 
 def _version(node: YamlNode) -> Diagnostic:
+    quoted = plain(node) == "1"
     return diagnostic_at(
         "MM115",
         f"unknown recipe version `{plain(node)}`",
         node.span,
         path="version",
         allowed=("1",),
-        hint="write `version: 1`; a newer format needs a newer mmbuild",
+        hint="remove the quotes: `version: 1`"
+        if quoted
+        else "write `version: 1`; a newer format needs a newer mmbuild",
     )
 
 

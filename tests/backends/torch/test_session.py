@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmbuild.backends.torch.session import Session
+from mmbuild.backends.torch.session import Session, check_count
 from mmbuild.backends.torch.weights import rank_files
 from mmbuild.models.errors import EngineError
 from support.engines.caches import overflow
@@ -127,3 +127,11 @@ def test_what_an_overflow_left_in_the_caches_does_not_reach_the_next_batch(engin
     session.prefill(prompts, table)
     again = [session.decode(token).clone() for _ in range(3)]
     assert all(torch.equal(one, other) for one, other in zip(clean, again, strict=True))
+
+
+def test_an_engine_for_single_prompts_says_so() -> None:
+    error = refused(EngineError, "MM511", check_count, 2, 1)
+    assert error.message == "the engine takes 1 prompt at a time, not 2"
+    assert error.hint == "ask one after the other, or raise max_batch_size in the recipe"
+    assert "0 prompts" in refused(EngineError, "MM511", check_count, 0, 1).message
+    check_count(1, 1)

@@ -48,6 +48,18 @@ def test_a_narrow_terminal_has_percentiles_below_each_other(monkeypatch):
     assert "1,268" in text
 
 
+@pytest.mark.parametrize("columns", [70, 60])
+def test_on_narrower_terminals_a_run_is_a_paragraph_with_everything(monkeypatch, columns):
+    lines = shown(monkeypatch, columns)
+    assert max(map(len, lines)) <= columns
+    assert [line for line in lines if not line.startswith(" ")] == ["ours, 8 at once", "ours, 0.5 per second"]
+    assert " ".join(" ".join(lines).split()).startswith(
+        "ours, 8 at once answered 2, failed 0, requests/s 1.56, tokens/s 6.2, "
+        "first token p50 / p90 / p99 675 / 1,135 / 1,238 ms, per token p50 / p90 / p99 10.0 / 10.0 / 10.0 ms, "
+        "whole answer p50 / p90 / p99 705 / 1,165 / 1,268 ms ours, 0.5 per second answered 1,"
+    )
+
+
 @pytest.mark.parametrize("columns", [140, None])
 def test_elsewhere_a_run_is_a_line(monkeypatch, columns):
     lines = shown(monkeypatch, columns)

@@ -23,7 +23,7 @@ from mmbuild.backends.torch.generate import Stopping, collect, stream, trim_repe
 from mmbuild.backends.torch.logits_processors import LogitsRules
 from mmbuild.backends.torch.outputs import Answer, Generation, Profile
 from mmbuild.backends.torch.sampling import Sampling
-from mmbuild.backends.torch.session import Session
+from mmbuild.backends.torch.session import Session, check_count
 from mmbuild.backends.torch.visual_loading import load_visual
 from mmbuild.backends.torch.weights import check_caches, check_memory, check_weights
 from mmbuild.models.errors import EngineError
@@ -314,7 +314,7 @@ class Engine:
         beams: Beams | None = None,
     ) -> Generation:
         """Answer one encoded batch and measure times; raises as :meth:`generate`."""
-        self._check_size(len(requests))
+        check_count(len(requests), self.config.max_batch_size)
         clock = [self._now()]
         prompts, visual = self.inputs(requests)
         clock.append(self._now())
@@ -392,14 +392,6 @@ class Engine:
         """Decode token ids to text without special tokens."""
         text: str = self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
-
-    def _check_size(self, batch: int) -> None:
-        if not 1 <= batch <= self.config.max_batch_size:
-            raise EngineError(
-                f"the batch has {batch} prompts, but the engine supports 1 to {self.config.max_batch_size}",
-                code="MM511",
-                hint="use smaller batches, or raise max_batch_size in the recipe",
-            )
 
     def _now(self) -> float:
         if self.session.device == "cuda":

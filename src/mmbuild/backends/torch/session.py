@@ -307,18 +307,30 @@ class Session:
             )
 
 
+def check_count(count: int, most: int) -> None:
+    """Check that an engine for batches of ``most`` prompts supports ``count`` of them.
+
+    Raises:
+        EngineError: MM511, it does not.
+    """
+    if 1 <= count <= most:
+        return
+    if most == 1 and count > 1:
+        message = f"the engine takes 1 prompt at a time, not {count}"
+        hint = "ask one after the other, or raise max_batch_size in the recipe"
+    else:
+        message = f"the batch has {count} prompts, but the engine supports 1 to {most}"
+        hint = "use smaller batches, or raise max_batch_size in the recipe"
+    raise EngineError(message, code="MM511", hint=hint)
+
+
 def check_sizes(config: EngineConfig, lengths: Sequence[int]) -> None:
     """Check that the engine supports a batch of prompts with these numbers of tokens.
 
     Raises:
         EngineError: MM511, there are too many; MM512, one is empty or too long.
     """
-    if not 1 <= len(lengths) <= config.max_batch_size:
-        raise EngineError(
-            f"the batch has {len(lengths)} prompts, but the engine supports 1 to {config.max_batch_size}",
-            code="MM511",
-            hint="use smaller batches, or raise max_batch_size in the recipe",
-        )
+    check_count(len(lengths), config.max_batch_size)
     for number, length in enumerate(lengths, start=1):
         if not 1 <= length <= config.max_input_len:
             raise EngineError(

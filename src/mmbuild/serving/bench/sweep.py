@@ -34,6 +34,7 @@ def collect(runs: Iterator[Run], loads: Sequence[Load]) -> Sweep:
 
     Raises:
         MmbuildError: An error, or MM866, before the first run was complete.
+        KeyboardInterrupt: An interruption before that.
     """
     found: list[Run] = []
     problem: MmbuildError | None = None
@@ -44,6 +45,8 @@ def collect(runs: Iterator[Run], loads: Sequence[Load]) -> Sweep:
                 problem = _ended("nothing answers at the server's address any more", loads[len(found) :])
                 break
     except KeyboardInterrupt:
+        if not found:
+            raise
         problem = _ended("it was interrupted", loads[len(found) :])
     except MmbuildError as error:
         problem = error
