@@ -35,6 +35,7 @@ def test_a_question_about_a_picture_and_one_without(capsys, monkeypatch, tmp_pat
     )
     captured = chat(capsys, monkeypatch, typed, "--image", str(paths[0]))
     assert captured.out.splitlines() == [first.answer, second.answer]
+    assert "note: the new conversation has no picture; show one with `/image FILE`\n" in captured.err
     asked, answered = json.loads(saved.read_text())
     assert asked["content"][0]["image_url"]["url"] == str(paths[0])
     assert answered["content"] == [{"type": "text", "text": first.answer}]

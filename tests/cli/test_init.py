@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -222,3 +223,118 @@ def test_names_that_yaml_would_read_otherwise_are_quoted(name: str) -> None:
 def test_an_unknown_backend_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert init("llava-hf/llava-1.5-7b-hf", "--backend", "onnx") == 2
     assert "`onnx` is not one of" in capsys.readouterr().err
+
+
+@pytest.fixture
+def llava() -> Path:
+    """A whole model in the current directory."""
+    shutil.copytree(MODELS / "llava-shapes", "llava")
+    return Path("llava")
+
+
+@pytest.mark.parametrize("output", ["-", "a.yaml"])
+def test_a_pointer_in_place_of_weights_is_refused(
+    llava: Path, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = llava / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert init("llava", "-o", output) == 1
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert "`llava/model.safetensors` is a git-LFS pointer" in out.err
+    weights.unlink()
+    assert init("llava", "-o", output) == 1
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert "contains no weights" in out.err
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """All that a refused `init` prints."""
+    assert init(*words, "-o", "-") == 1
+    out = capsys.readouterr()
+    assert out.out == ""
+    return out.err
+
+
+def test_a_directory_that_does_not_exist_is_relative_to_the_current_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refusal(capsys, "nope") == (
+        "error: model directory `nope` does not exist [MM130]\n"
+        "\n"
+        "hint: check the path, which is relative to the current directory; a model on the hub is `owner/name`\n"
+    )
+
+
+def test_a_file_of_a_model_is_answered_with_its_directory(
+    llava: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, str(llava / "model.safetensors")) == (
+        "error: `llava/model.safetensors` is a file, not a model directory [MM130]\n"
+        "\n"
+        "hint: name its directory, `llava`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("actions", "built_from", "hint"),
+    [
+        (
+            [{"step": "download", "params": {"source": "model"}, "locators": {"model": "HERE/llava"}}],
+            " from `llava`",
+            "name the model: `llava`",
+        ),
+        (
+            [
+                {"step": "download", "params": {"source": "vision", "repo": "openai/clip"}},
+                {"step": "download", "params": {"source": "model", "repo": "llava-hf/llava-1.5-7b-hf"}},
+            ],
+            " from `hf://llava-hf/llava-1.5-7b-hf`",
+            "name the model: `hf://llava-hf/llava-1.5-7b-hf`",
+        ),
+        ([{"step": "assemble"}], "", "name the model that it was built from"),
+        (["damaged"], "", "name the model that it was built from"),
+    ],
+)
+def test_an_engine_is_answered_with_its_model(
+    actions: list[object], built_from: str, hint: str, room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Path("build/llava")
+    (engine / "processor").mkdir(parents=True)
+    (engine / "processor/config.json").write_text("{}")
+    (engine / "engine.json").write_text("{}")
+    manifest = json.dumps({"actions": actions}).replace("HERE", str(room))
+    (engine / "manifest.json").write_text(manifest)
+    assert refusal(capsys, "build/llava") == (
+        f"error: `build/llava` is an engine that mmbuild built{built_from}, not a model [MM735]\n"
+        "\n"
+        f"hint: {hint}\n"
+    )
+
+
+def test_a_language_model_alone_is_not_called_a_broken_vila(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text").mkdir()
+    Path("text/config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    assert refusal(capsys, "text") == (
+        "error: config.json describes a language model without pictures: it has no visual tower [MM414]\n"
+        "\n"
+        "hint: mmbuild builds vision-language models: name a LLaVA or VILA model, which contains its language model\n"
+    )
+
+
+def test_a_hub_that_cannot_be_reached_is_one_message(room: Path) -> None:
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(room / "hub"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmbuild", "init", "Qwen/Qwen2-VL-7B-Instruct", "-o", "-"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **unreachable},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: `Qwen/Qwen2-VL-7B-Instruct`: cannot reach 127.0.0.1:9 (Connection refused) [MM422]\n"
+        "\n"
+        "hint: check the network and HF_ENDPOINT, then try again; or name a local directory\n"
+    )

@@ -1,16 +1,21 @@
 """``mmbuild run`` as a user sees it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from demo_worlds import ask
+from mmbuild.backends.base import RunRequest
 from mmbuild.backends.torch import Engine
+from mmbuild.backends.torch.request_limits import require_possible
 from mmbuild.backends.torch.runner import emulation_note
 from mmbuild.base.errors import UsageError
 from mmbuild.cli import main
 from mmbuild.cli.run import pair
+from mmbuild.models.errors import EngineError
 from support.engines import demo as demo_engines
 from support.engines.build import relaid
 from support.engines.loaded import demo_directory, drawn
@@ -267,3 +272,65 @@ def test_fp8_on_a_cpu_is_first_reported_as_emulated(tmp_path, capsys):
 @pytest.mark.parametrize(("quant_algo", "device"), [("FP8", "cuda"), ("W4A16_AWQ", "cpu"), (None, "cpu")])
 def test_native_computation_needs_no_remark(quant_algo, device):
     assert emulation_note({"quant_algo": quant_algo}, {"device": device}) is None
+
+
+LIMITS = {"max_output_len": 40, "max_beam_width": 1, "max_batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "request_", "code", "message"),
+    [
+        (
+            "llava",
+            RunRequest([((), "x")], 41),
+            "MM515",
+            "41 new tokens are requested, but the engine supports 1 to 40",
+        ),
+        (
+            "llava",
+            RunRequest([((), "x")], 0),
+            "MM515",
+            "0 new tokens are requested, but the engine supports 1 to 40",
+        ),
+        (
+            "llava",
+            RunRequest([((), "x")], beams={"width": 4}),
+            "MM522",
+            "4 beams are requested, but the engine supports 1 to 1",
+        ),
+        ("llava", RunRequest([(("a.png",), None)]), "MM518", "the model needs a question"),
+        (
+            "nougat",
+            RunRequest([(("a.png",), "x")]),
+            "MM518",
+            "the model reads only images and takes no question",
+        ),
+    ],
+)
+def test_the_description_of_an_engine_decides_what_it_cannot_do(family, request_, code, message):
+    with pytest.raises(EngineError) as caught:
+        require_possible(family, LIMITS, request_)
+    assert (caught.value.code, caught.value.message) == (code, message)
+
+
+def test_what_an_engine_can_do_is_let_through():
+    require_possible("llava", LIMITS, RunRequest([(("a.png",), "x")], 40, beams={"width": 1}))
+    require_possible("nougat", LIMITS, RunRequest([(("a.png",), None)]))
+
+
+def test_limits_are_checked_without_torch():
+    program = (
+        "import sys; from mmbuild.backends.torch import request_limits; from mmbuild.serving import address;"
+        "from mmbuild.serving.bench import in_process;"
+        "from mmbuild.models.families import family; family('nougat');"
+        "print([name for name in ('torch', 'transformers', 'starlette') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_question_without_a_picture_has_a_note(engine, capsys):
+    reported = run_output(capsys, engine, "--prompt", "how many ?")
+    assert reported.out.strip()
+    assert reported.err == "note: no --image: the model sees no picture\n"

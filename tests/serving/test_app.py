@@ -120,6 +120,24 @@ def test_errors_have_openais_form(server) -> None:
         assert client.get(CHAT).status_code == 405
 
 
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/responses", "/v1/embeddings"])
+def test_an_unknown_endpoint_is_answered_with_those_that_there_are(server, path) -> None:
+    with server.client() as client:
+        found = error(client.post(path, json={}), 404, "MM874")
+    assert found["type"] == "not_found_error"
+    assert found["message"] == (
+        f"there is no endpoint `POST {path}` (use one of GET /health, GET /ready, GET /metrics, GET /v1/models, "
+        "POST /v1/chat/completions, POST /v1/completions)"
+    )
+
+
+def test_another_method_than_the_endpoints_is_answered_with_it(server) -> None:
+    with server.client() as client:
+        response = client.get(CHAT)
+    assert "no endpoint `GET /v1/chat/completions`" in error(response, 405, "MM874")["message"]
+    assert response.headers["allow"] == "POST"
+
+
 def test_an_error_of_the_engine_is_the_servers(engine, server) -> None:
     engine.session.fail = RuntimeError("lost")
     with server.client() as client:

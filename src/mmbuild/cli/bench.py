@@ -191,17 +191,19 @@ def _measure_engine(
 ) -> None:
     """Measure an engine in this process, or in one for each of its ranks; with ``lower``, the limit of tokens is at
     most the engine's."""
-    from mmbuild.backends.torch.config import from_json
     from mmbuild.backends.torch.distributed import launch
+    from mmbuild.backends.torch.request_limits import require_new_tokens
     from mmbuild.serving.bench import in_process
 
     description = options.checked_engine(build, check=check)
     in_process.require_measurable(build, description)
-    config = from_json(description.llm)
-    loads = _loads("batch", batches, rates, _powers_of_two(config.max_batch_size))
-    in_process.require_limits(config, loads)
+    limits = in_process.Limits(description.llm["max_batch_size"], description.llm["max_output_len"])
+    loads = _loads("batch", batches, rates, _powers_of_two(limits.max_batch_size))
+    in_process.require_limits(limits, loads)
     if lower:
-        workload = replace(workload, max_tokens=min(workload.max_tokens, config.max_output_len))
+        workload = replace(workload, max_tokens=min(workload.max_tokens, limits.max_output_len))
+    else:
+        require_new_tokens(workload.max_tokens, limits.max_output_len)
     arguments = {
         "build": str(build),
         "loads": [asdict(load) for load in loads],

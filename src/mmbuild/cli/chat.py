@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HELP = """\
 /image FILE   show a picture with the next message
-/reset        begin a new conversation
+/reset        begin a new conversation, without the pictures
 /save FILE    write the conversation as JSON
 /quit         end (also Ctrl-D); Ctrl-C ends an answer"""
 
@@ -116,7 +116,10 @@ class _Terminal:
 
     def _command(self, word: str, rest: str) -> None:
         if word == "/reset":
+            had_pictures = self._pictures or any(message.pictures for message in self._talk.messages)
             self._talk, self._pictures = type(self._talk)(), []
+            if had_pictures:
+                _report("the new conversation has no picture; show one with `/image FILE`")
         elif word == "/image" and rest:
             self._picture(Path(rest).expanduser())
         elif word == "/save" and rest:

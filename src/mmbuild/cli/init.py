@@ -73,7 +73,7 @@ def command(
     """
     from mmbuild.core.execution.resources import machine_memory
     from mmbuild.pipeline.new_recipe.limits import fitting
-    from mmbuild.pipeline.new_recipe.model import ChosenModel, choose, named, relative_source
+    from mmbuild.pipeline.new_recipe.model import ChosenModel, choose, named, relative_source, require_files
     from mmbuild.pipeline.new_recipe.text import Wanted, render
 
     chosen = choose(named(_asked(model), revision), offline=offline)
@@ -86,6 +86,7 @@ def command(
     wanted = Wanted(title, backend, machine, machine_memory(), is_this)
     text = render(placed, limits, wanted)
     if str(path) == "-":
+        require_files(placed)
         click.echo(text, nl=False)
         return
     before = _write(path, text, force=force)
@@ -152,6 +153,7 @@ def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *,
     from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import print_note, print_status, use_color
     from mmbuild.core.store.atomic_files import write_whole
+    from mmbuild.pipeline.complete_models import with_missing_files
     from mmbuild.pipeline.load import load
     from mmbuild.pipeline.options import PlanOptions
 
@@ -159,6 +161,7 @@ def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *,
     if {item.code for item in loaded.diagnostics} == {_OUTSIDE}:
         loaded, option = load(PlanOptions((path,), offline=offline, allow_outside=True)), " --allow-outside"
         print_note("note: the model is outside the project of the recipe")
+    loaded = with_missing_files(loaded)
     if loaded.diagnostics:
         click.echo(render_text(loaded.diagnostics, color=use_color()), err=True)
     if any(item.severity == "error" for item in loaded.diagnostics):

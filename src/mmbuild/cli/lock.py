@@ -70,11 +70,9 @@ def _check(recipe: Path, store: Store, request: PlanOptions) -> bool:
     from mmbuild.team.lockfile.model import lock_path
 
     try:
-        _, changes = apply.check(recipe, store, request)
+        _, changes = apply.check(recipe, store, request, here=True)
         if changes:
-            raise refuse(
-                lock_path(recipe), changes, hint="run `mmbuild lock`, review the changes and commit them"
-            )
+            raise refuse(lock_path(recipe), changes, hint=apply.hint_for(changes, recipe))
     except MmbuildError as error:
         report_error(error)
         return False

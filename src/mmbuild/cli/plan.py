@@ -91,11 +91,32 @@ def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> N
     click.echo(plan_text(planning.plan, cost, _layout(planning.plan, cache)), nl=False)
     if planning.plan.changes and planning.prepared.running:
         print_folded(_running_text(planning.prepared.running).rstrip("\n"))
-    if cost.memory > machine_memory():
+    if cost.reserved > machine_memory():
         print_note(
-            f"note: {cost.largest} needs about {size_text(cost.memory)} of memory, and this machine has "
+            f"note: {cost.largest} needs about {size_text(cost.reserved)} of memory, and this machine has "
             f"{size_text(machine_memory())}: apply refuses that (MM312)"
         )
+    note = _gpu_note(planning.plan)
+    if note is not None and not planning.request["locked"]:  # a lock has a note about its target
+        print_note(note)
+
+
+def _gpu_note(plan: Plan) -> str | None:
+    """Why apply refuses the plan on this machine, if it has too few GPUs; GPUs are queried only if one is needed."""
+    from mmbuild.base.gpu import visible_gpus
+
+    needing = [planned.action for planned in plan.actions if planned.record is None]
+    needing = [action for action in needing if action.resources.gpus]
+    if not needing:
+        return None
+    most = max(needing, key=lambda action: action.resources.gpus)
+    here = len(visible_gpus() or ())
+    if here >= most.resources.gpus:
+        return None
+    return (
+        f"note: {most.label} needs {most.resources.gpus} GPU(s), and {here} can be used here: "
+        "apply refuses that on this machine (MM314)"
+    )
 
 
 def _layout(plan: Plan, cache: ActionCache) -> TextLayout:

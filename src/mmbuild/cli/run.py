@@ -122,6 +122,8 @@ def command(
     )
     _check_stream(stream, pairs, profile or as_json or num_beams > 1)
     require_usable(Path(image) for image in images)
+    if prompts and not images and not runner.has_own_question:
+        print_note("note: no --image: the model sees no picture")
     request = RunRequest(
         pairs,
         max_new_tokens,

@@ -95,8 +95,12 @@ def command(
     description = options.checked_engine(build, check=check)
     require_loadable(build, description)
     require("starlette", "uvicorn", "prometheus_client", needed_by="serving an engine", extra="serve")
-    from mmbuild.backends.torch.distributed import launch
+    from mmbuild.backends.torch.distributed import launch, mpirun
+    from mmbuild.serving.address import listener, read_key, require_key
 
+    if not mpirun.rank_here():  # what rank 0 would notice after seconds of imports
+        require_key(host, read_key(api_key_file) if api_key_file else None)
+        listener(host, port, backlog=1).close()
     ranks = description.llm["tensor_parallel"]
     arguments = {
         "build": str(build),

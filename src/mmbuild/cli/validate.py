@@ -41,12 +41,13 @@ def command(request: PlanOptions, layout: str, as_json: bool) -> None:
       mmbuild validate recipes/llava-int4.yaml
       mmbuild validate recipes/*.yaml --set engine.backend=torch --format github
     """
+    from mmbuild.pipeline.complete_models import with_missing_files
     from mmbuild.pipeline.load import load
     from mmbuild.pipeline.recipe_files import with_files
 
     if as_json and layout == "github":
         raise click.UsageError("--json and --format github both write to standard output; use one of them")
-    result = load(with_files(request))
+    result = with_missing_files(load(with_files(request)))
     result = replace(result, diagnostics=(*result.diagnostics, *_store_findings()))
     _print_findings(result, "json" if as_json else layout)
     if any(item.severity == "error" for item in result.diagnostics):

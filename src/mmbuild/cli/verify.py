@@ -91,9 +91,11 @@ def command(
     from mmbuild.backends.base import VerifyRequest
     from mmbuild.backends.table import backend
     from mmbuild.cli.output import print_status
+    from mmbuild.models.image_files import require_usable
     from mmbuild.models.validation.prompts import require_unicode
 
     require_unicode(prompts)
+    require_usable(Path(image) for image in images)
     description = options.checked_engine(build, check=check)  # fail early if it is not an engine
     runner = backend(description.backend).open(build, description, print_status)
     options.refuse_others(context, runner.verify_options, "verify")

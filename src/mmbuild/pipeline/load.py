@@ -190,7 +190,7 @@ def _load_variant(
     ):
         faults += section_faults
         session.files += files
-    findings += [_to_diagnostic(node, item) for item in faults]
+    findings += [to_diagnostic(node, item) for item in faults]
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
@@ -305,7 +305,8 @@ def _cached_config(
     return session.configs[key]
 
 
-def _to_diagnostic(node: YamlNode, fault: Violation) -> Diagnostic:
+def to_diagnostic(node: YamlNode, fault: Violation) -> Diagnostic:
+    """``fault`` with the place of the key to blame."""
     key = next((path for path in fault.blame if has(node, path)), fault.blame[0])
     hint = (_hub_hint(node, key) if fault.code == "MM130" else None) or fault.hint
     return _locate(node, Diagnostic(fault.code, fault.message, fault.severity, path=key, hint=hint))

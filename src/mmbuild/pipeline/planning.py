@@ -84,7 +84,12 @@ def _load(request: PlanOptions, store: Store, name: str) -> Prepared:
         graphs,
         {variant.name: derivation_lines(variant) for variant in loaded.variants},
         running_lines(loaded.variants),
-        render_text(loaded.diagnostics) if loaded.diagnostics else "",
+        "\n".join(
+            filter(
+                None,
+                (render_text(loaded.diagnostics) if loaded.diagnostics else "", calibration_note(graphs)),
+            )
+        ),
     )
     if all(_pinned(variant) for variant in loaded.variants):
         write_entry(store, name, seen, _to_json(prepared))
@@ -134,6 +139,21 @@ def lower_all(
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph
         for graph, variant in zip(graphs, variants, strict=True)
+    )
+
+
+def calibration_note(graphs: Iterable[RecipeGraph]) -> str:
+    """Which variants are calibrated on generated pictures, as a line for the person; empty if none is."""
+    names = [
+        f"`{graph.recipe}`"
+        for graph in graphs
+        if any("prompts" in (action.params.get("calibration") or ()) for action in graph.actions)
+    ]
+    if not names:
+        return ""
+    return (
+        f"note: no calibration data: {', '.join(names)} will be calibrated on generated pictures; for good answers "
+        "name data with `engine.quantization.calibration`"
     )
 
 

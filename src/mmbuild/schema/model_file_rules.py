@@ -88,6 +88,29 @@ def check_files(
     return ModelFiles(tuple(faults), tuple(inspected_paths(requested)), requested)
 
 
+def missing_files(model: Model, root: Path, facts: ModelFacts) -> Iterator[Violation]:
+    """What local directories of a model lack, by the names of their files, as planning requires it.
+
+    Args:
+        model: The recipe's ``model``.
+        root: Base of relative directories.
+        facts: Facts from config.json.
+    """
+    from mmbuild.models.validation.integrity import require_files
+
+    sources = {"model": model.source}
+    if model.vision is not None:
+        sources["vision"] = model.vision.source
+    for name, source in sources.items():
+        ref = parse_source(source)
+        if ref.kind != "directory":
+            continue
+        try:
+            require_files(root / ref.value, name, len(sources), facts.directories)
+        except MmbuildError as error:
+            yield Violation(error.code, (_KEYS[name],), error.message, error.hint)
+
+
 def _places(
     model: Model,
     root: Path,

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import SERVED_REQUEST
+from mmbuild.base.terminal_text import one_line
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.answers import Form
 from mmbuild.serving.errors import ProtocolError, body_of, retry_after, status_of
@@ -28,6 +29,7 @@ from mmbuild.serving.metrics import CONTENT_TYPE, Metrics
 from mmbuild.serving.protocol import Chat, Completion, Generation
 from mmbuild.serving.service import Service
 
+_SHOWN = 200  # characters of an unknown path
 _GONE = 499  # nginx's status for clients that have left
 _Arrived = tuple[int, Event] | Exception
 """A choice and its event, or what ends the request: the client has left, or it takes too long."""
@@ -48,6 +50,17 @@ class Limits:
     body_seconds: float = 30.0
     answer_seconds: float = 600.0
     write_seconds: float = 30.0
+
+
+async def _no_endpoint(endpoints: Sequence[str], request: Request, error: Exception) -> Response:
+    """MM874 for another path, or another method than the endpoint's."""
+    refused = ProtocolError(
+        f"there is no endpoint `{request.method} {one_line(request.url.path)[:_SHOWN]}`",
+        code="MM874",
+        hint=f"use one of {', '.join(endpoints)}",
+        status=getattr(error, "status_code", 404),
+    )
+    return JSONResponse(body_of(refused), refused.status, getattr(error, "headers", None))
 
 
 @dataclass
@@ -102,7 +115,11 @@ class Server:
             Route("/v1/chat/completions", self._guarded(self._answering(Chat)), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._answering(Completion)), methods=["POST"]),
         ]
-        return Starlette(routes=routes)
+        endpoints = [
+            f"{'POST' if 'POST' in (route.methods or ()) else 'GET'} {route.path}" for route in routes
+        ]
+        elsewhere = partial(_no_endpoint, endpoints)
+        return Starlette(routes=routes, exception_handlers={404: elsewhere, 405: elsewhere})
 
     async def _health(self, _: Request) -> Response:
         if self.lost is not None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -17,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from mmbuild.base.errors import MmbuildError, UsageError
+from mmbuild.base.errors import MmbuildError
 from mmbuild.base.status_line import working
+from mmbuild.serving.address import listener, require_key
 from mmbuild.serving.app import Limits, Server
 from mmbuild.serving.engine_loop import EngineLoop, Step
 from mmbuild.serving.pictures import PicturePolicy
@@ -74,27 +73,6 @@ class Options:
     trace: Path | None = None
     companions: Companions | None = None
     preparers: Preparers | None = None
-
-
-def require_key(host: str, api_key: str | None) -> None:
-    """Without a key, listen only where nobody else can connect.
-
-    Raises:
-        UsageError: MM879.
-    """
-    if api_key is None and not _is_loopback(host):
-        raise UsageError(
-            f"listening at `{host}` without a key would answer anybody who can connect",
-            code="MM879",
-            hint="give a file with a key: --api-key-file FILE",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve(load: Callable[[], Any], options: Options, say: Callable[[str], None]) -> bool:
@@ -170,7 +148,7 @@ class _Runner:
             # By this thread, with which they end.
             options.preparers.start()
         loading = threading.Thread(target=self._prepare, args=(http,), name="load", daemon=True)
-        bound = listener(config)
+        bound = listener(options.host, options.port, config.backlog)
         host, port = bound.getsockname()[:2]
         self._say(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}")
         loading.start()
@@ -234,48 +212,6 @@ class _Runner:
     def _write_trace(self, step: Step) -> None:
         if self._trace is not None:
             print(json.dumps(asdict(step)), file=self._trace, flush=True)
-
-
-def listener(config: Any) -> socket.socket:
-    """A listening socket for the address of uvicorn's ``config``.
-
-    Raises:
-        UsageError: MM873, the address cannot be used.
-    """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # With its protocol, or asyncio would not send small pieces at once (TCP_NODELAY).
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((config.host, config.port))
-        made.listen(config.backlog)
-    except OSError as error:
-        made.close()
-        raise UsageError(
-            f"cannot listen at {config.host}, port {config.port}: {error.strerror or error}",
-            code="MM873",
-            hint="choose another --port, or an address of this host",
-        ) from error
-    return made
-
-
-def read_key(path: Path) -> str:
-    """The key in a file: its text without white space at the ends.
-
-    Raises:
-        UsageError: MM879, the file cannot be read or has no key.
-    """
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"cannot read the key `{path}`: {error}", code="MM879", hint="check the path"
-        ) from None
-    if not key or not key.isascii() or not key.isprintable():
-        raise UsageError(
-            f"`{path}` holds no key", code="MM879", hint="write one line of printable ASCII characters to it"
-        )
-    return key
 
 
 def status(line: str) -> None:

@@ -14,6 +14,7 @@ from mmbuild.backends.torch.distributed import failures, launch, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.process_group import abandon
 from mmbuild.serving import server
+from mmbuild.serving.address import read_key
 from mmbuild.serving.app import Limits
 from mmbuild.serving.pictures import PicturePolicy
 from mmbuild.serving.preparation import Preparers, Setting, process_count
@@ -52,7 +53,7 @@ def start(
     chosen = server.Options(
         **options,
         preparers=_preparers(Path(build), options["model"], policy),
-        api_key=server.read_key(Path(api_key_file)) if api_key_file else None,
+        api_key=read_key(Path(api_key_file)) if api_key_file else None,
         policy=policy,
         limits=Limits(answer_seconds=answer_seconds),
         trace=Path(trace) if trace else None,

@@ -71,6 +71,22 @@ def test_a_step_that_fills_the_disk_is_reported_and_the_store_stays_good(small_d
     assert workspace.apply(chain("r")).ok
 
 
+def test_a_build_directory_on_a_full_disk_is_named_with_its_option(small_disk, tmp_path):
+    class Elsewhere(Workspace):
+        @property
+        def build(self):
+            return small_disk / "b"
+
+    workspace = Elsewhere(tmp_path / "elsewhere")
+    with pytest.raises(MmbuildError) as caught:
+        workspace.apply(one("large", bytes=4_000_000))
+    assert caught.value.code == "MM302"
+    assert caught.value.message.startswith(f"no space left while writing `{small_disk}/b/.r.mmbuild-")
+    assert caught.value.hint == (
+        "free some space there, or use another directory with `--build-dir`; finished actions are kept"
+    )
+
+
 PAGES = (0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40)
 
 

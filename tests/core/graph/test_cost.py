@@ -58,6 +58,20 @@ def test_what_was_built_before_is_free_and_what_changed_is_timed_by_history(work
     assert measured.seconds < 100
 
 
+def test_sizes_and_peaks_that_were_measured_replace_the_estimates(workspace):
+    estimate = {"disk": 10**9, "memory": 10**9}
+    producer = timed("a", 1)
+    first = timed("b", 1000, (producer,), **estimate)
+    workspace.apply(RecipeGraph("r", (producer, first), first.definition_key))
+    (record,) = [one for one in load_cache(workspace.store).by_key.values() if one.label == "r/b"]
+    other = timed("other", 100, disk=5)
+    again = cost(workspace, [other, timed("b", 1000, (other,), **estimate)])
+    assert (again.disk, again.memory) == (5 + record.size, record.memory)
+    assert 0 < record.size < 10**9
+    assert 0 < record.memory < 10**9
+    assert (again.reserved, again.largest) == (10**9, "r/b"), "apply still reserves the estimate"
+
+
 @pytest.mark.parametrize(
     ("duration", "text"),
     [

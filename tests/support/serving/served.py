@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import httpx
 import uvicorn
 
+from mmbuild.serving.address import listener
 from mmbuild.serving.app import Limits, Server
 from mmbuild.serving.engine_loop import EngineLoop, Step
 from mmbuild.serving.http import TimedProtocol
 from mmbuild.serving.pictures import PicturePolicy
-from mmbuild.serving.server import listener
 from mmbuild.serving.service import Service
 
 
@@ -64,7 +64,7 @@ def served(engine, *, api_key=None, limits=None, queue=10, ready=True) -> Iterat
         access_log=False,
     )
     http = uvicorn.Server(config)
-    socket = listener(config)
+    socket = listener(config.host, config.port, config.backlog)
     thread = threading.Thread(target=http.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     try:

@@ -148,6 +148,61 @@ def test_other_versions_are_refused_for_applying_and_fine_for_checking(project, 
     assert moved.plan != made.plan
 
 
+def test_a_check_for_this_machine_agrees_with_a_locked_plan(project, store, monkeypatch) -> None:
+    made = lock(project, store)
+    other_versions(monkeypatch, torch="9.9.9")
+    _, found = apply.check(project, store, ASKED, here=True)
+    assert [(item.part, item.name, item.here) for item in found] == [
+        ("environments", "torch packages torch", "9.9.9")
+    ]
+    path = lock_path(project)
+    line = 1 + next(
+        number
+        for number, text in enumerate(path.read_text().splitlines())
+        if text.strip() == f"torch: {made.packages['torch']['torch']}"
+    )
+    with pytest.raises(LockError) as caught:
+        apply.plan_locked(project, store, ASKED, builds=False)
+    assert caught.value.message == (
+        f"the current state differs from `{path}`:\n"
+        f"  {path}:{line}: environments: torch packages torch: "
+        f"locked {made.packages['torch']['torch']}, now 9.9.9"
+    )
+    assert caught.value.hint == (
+        "install the locked versions in this environment, or update the lock: "
+        f"`mmbuild lock --update packages {project}`"
+    )
+
+
+def test_a_lock_of_a_torch_that_is_too_old_names_itself_and_can_be_updated(project, store) -> None:
+    made = lock(project, store)
+    path, installed = lock_path(project), made.packages["torch"]["torch"]
+    path.write_text(path.read_text().replace(f" torch: {installed}", " torch: 2.1.0"))
+    for refused in (
+        apply.check(project, store, ASKED, here=True)[1],
+        differences(read_lock(path), made),
+    ):
+        assert [str(item) for item in refused] == [
+            f"environments: torch packages torch: locked 2.1.0, now {installed}"
+        ]
+    with pytest.raises(LockError, match=r"torch packages torch: locked 2\.1\.0, now") as caught:
+        apply.plan_locked(project, store, ASKED)
+    assert caught.value.code == "MM802"
+    assert lock(project, store).packages["torch"]["torch"] == "2.1.0", "kept until it is updated"
+    assert lock(project, store, "packages") == made
+
+
+def test_a_changed_recipe_is_answered_with_the_command_that_names_its_keys(project, store) -> None:
+    lock(project, store)
+    project.write_text(project.read_text().replace("int4", "int8"))
+    with pytest.raises(LockError) as caught:
+        apply.plan_locked(project, store, ASKED)
+    assert caught.value.hint == (
+        f"`mmbuild why {project}` names the changed keys, and `mmbuild lock {project}` updates the lock; "
+        "review its changes and commit them"
+    )
+
+
 def test_a_mmbuild_that_plans_other_actions_is_reported_by_the_hash_alone(project, store) -> None:
     made = lock(project, store)
     altered = {**made.variants, "llava-shapes-int4": "0" * 64}

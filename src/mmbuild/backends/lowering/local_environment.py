@@ -60,12 +60,14 @@ def versions(pins: Pins) -> dict[str, str]:
 def compiler(target: Mapping[str, Any], pins: Pins = NO_PINS) -> str:
     """The version of torch that compiles for ``target``.
 
+    A pinned version only forms keys; that it is the installed one is checked where the lock is.
+
     Raises:
         MissingPackageError: MM230, torch is missing.
         LowerError: MM231, torch is too old for engines for this device.
     """
     installed, minimum = version("torch", pins), FLOOR[target["device"]]
-    if Version(installed) < Version(minimum):
+    if pins.package("torch") is None and Version(installed) < Version(minimum):
         raise LowerError(
             f"torch {installed} is too old: engines for `{target['device']}` need torch {minimum} or later",
             code="MM231",

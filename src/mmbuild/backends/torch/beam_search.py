@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mmbuild.backends.torch.generate import Stopping, check_room, require_numbers, suppress
 from mmbuild.backends.torch.logits_processors import SequenceRules, rules_of
+from mmbuild.backends.torch.request_limits import require_beams
 from mmbuild.backends.torch.session import Session
 from mmbuild.base.errors import UsageError
-from mmbuild.models.errors import EngineError
 
 _NEVER = -1e9
 
@@ -106,13 +106,7 @@ def search(
     Raises:
         EngineError: MM522, more beams than the engine supports; and as :func:`generate.stream`.
     """
-    limit = session.config.max_beam_width
-    if beams.width > limit:
-        raise EngineError(
-            f"{beams.width} beams are requested, but the engine supports 1 to {limit}",
-            code="MM522",
-            hint="use fewer beams, or raise max_beam_width in the recipe",
-        )
+    require_beams(beams.width, session.config.max_beam_width)
     check_room(session, prompts, stopping.max_new_tokens)
     plan, width, count = _plan(beams, stopping), beams.width, len(prompts)
     states = _states(plan, prompts)

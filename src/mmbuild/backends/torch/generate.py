@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmbuild.backends.torch.host_copy import HostCopy
 from mmbuild.backends.torch.logits_processors import LogitsRules, rules_of
+from mmbuild.backends.torch.request_limits import require_new_tokens
 from mmbuild.backends.torch.sampling import Sampler, Sampling
 from mmbuild.backends.torch.session import Session
 from mmbuild.models.errors import EngineError
@@ -177,13 +178,7 @@ def suppress(logits: Tensor, never: Tensor) -> Tensor:
 
 def check_room(session: Session, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
     """Check that the engine has slots for the new tokens and the batch is not empty; raises as :func:`stream`."""
-    limit = session.config.max_output_len
-    if not 1 <= new_tokens <= limit:
-        raise EngineError(
-            f"{new_tokens} new tokens are requested, but the engine supports 1 to {limit}",
-            code="MM515",
-            hint="request fewer tokens, or raise max_output_len in the recipe",
-        )
+    require_new_tokens(new_tokens, session.config.max_output_len)
     if not prompts:
         raise EngineError("the batch is empty", code="MM511", hint="pass at least one prompt")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
+from mmbuild.backends.torch.request_limits import require_possible
 from mmbuild.base.optional_packages import require
 from mmbuild.base.status_line import working
 from mmbuild.models.files.generation_settings import not_applied_text
@@ -55,6 +56,10 @@ class TorchRunner:
         from mmbuild.models.images import require_headers
 
         require("torch", "transformers", needed_by="running an engine")
+        width = request.beams.get("width", 1)
+        check_choice(request.sampling.get("temperature", 0.0) > 0, width > 1)
+        if width >= 1:
+            require_possible(self.description.family, self.description.llm, request)
         if request.batch is None:  # the pictures of a data set were checked when it was read
             require_headers(request.pairs)  # before the imports and the engine, which take seconds to load
         arguments = {"build": str(self.build), "request": asdict(request), "show": show}
@@ -66,7 +71,9 @@ class TorchRunner:
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
         """Call ``compare`` in every rank."""
         from mmbuild.backends.torch.distributed import launch
+        from mmbuild.models.images import require_headers
 
+        require_headers([(request.images, None)])  # before the imports and the engine, as in `run`
         launch.run_on_ranks(self._ranks, compare, {"build": str(self.build), **asdict(request)})
         return ()
 

@@ -21,7 +21,7 @@ from mmbuild.core.graph.plan import Build
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard
 from mmbuild.core.store.build_check import added_files, record_files
-from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.disk_errors import FULL_BUILD_DIR, disk_errors
 from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.integrity import check_inputs
 from mmbuild.core.store.layout import Store
@@ -95,7 +95,7 @@ def install_build(
     if paranoid:  # before taking the lock, which others may be waiting for
         check_inputs(store, targets.values(), paranoid=True)
     lock = store.lock(root_path(store, directory).stem)
-    with disk_errors(directory), wait_lock(lock, f"the lock of `{directory}`"):
+    with disk_errors(directory, FULL_BUILD_DIR), wait_lock(lock, f"the lock of `{directory}`"):
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)

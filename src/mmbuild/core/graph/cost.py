@@ -8,9 +8,9 @@ from typing import Any
 
 from mmbuild.base.formatting import estimate_text, size_text
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.durations import estimated_seconds, measured_seconds
+from mmbuild.core.graph.durations import estimated_seconds, measured_records
 from mmbuild.core.graph.plan import Plan, Verdict
-from mmbuild.core.store.action_cache import ActionCache
+from mmbuild.core.store.action_cache import ActionCache, Record
 
 _WORK = (Verdict.RUN, Verdict.UNKNOWN)
 
@@ -41,9 +41,10 @@ class PlanCost:
         actions: Duration of each, by definition key.
         seconds: All of them, on this many cores: at least the longest chain, at least what keeps all cores busy.
         download: Bytes from the network.
-        disk: Bytes of results.
-        memory: The most host memory of one action, bytes.
-        largest: The label of that action.
+        disk: Bytes of results: the size of an action's earlier result where there is one, else an estimate.
+        memory: The most host memory of one action, bytes: its measured peak where there is one, else an estimate.
+        reserved: The most host memory that apply reserves for one action, bytes; always an estimate.
+        largest: The label of the action with ``reserved``.
         gpu_memory: The most memory of one action on a GPU, bytes.
     """
 
@@ -54,6 +55,7 @@ class PlanCost:
     memory: int
     gpu_memory: int
     largest: str = ""
+    reserved: int = 0
 
     def text(self) -> str:
         """Two lines; empty if nothing runs."""
@@ -78,25 +80,36 @@ class PlanCost:
 def cost_of(plan: Plan, cache: ActionCache, cores: int) -> PlanCost:
     """The cost of a plan on a machine with ``cores`` whose store has ``cache``."""
     actions = [planned.action for planned in plan.actions if planned.verdict in _WORK]
-    measured = measured_seconds(actions, cache)
+    measured = measured_records(actions, cache)
     durations = {action.definition_key: _duration(action, measured) for action in actions}
     needs = [action.resources for action in actions]
     return PlanCost(
         actions=durations,
         seconds=wall_seconds(actions, {key: duration.seconds for key, duration in durations.items()}, cores),
         download=sum(need.download for need in needs),
-        disk=sum(need.disk for need in needs),
-        memory=max((need.memory for need in needs), default=0),
+        disk=sum(_disk(action, measured) for action in actions),
+        memory=max((_memory(action, measured) for action in actions), default=0),
+        reserved=max((need.memory for need in needs), default=0),
         largest=max(actions, key=lambda action: action.resources.memory).label if actions else "",
         gpu_memory=max((need.gpu_memory for need in needs), default=0),
     )
 
 
-def _duration(action: Action, measured: Mapping[str, float]) -> Duration:
-    seconds = measured.get(action.label)
-    if seconds is None:
+def _duration(action: Action, measured: Mapping[str, Record]) -> Duration:
+    record = measured.get(action.label)
+    if record is None:
         return Duration(estimated_seconds(action), measured=False)
-    return Duration(seconds, measured=True)
+    return Duration(round(record.seconds, 3), measured=True)
+
+
+def _disk(action: Action, measured: Mapping[str, Record]) -> int:
+    record = measured.get(action.label)
+    return record.size if record is not None and record.size else action.resources.disk
+
+
+def _memory(action: Action, measured: Mapping[str, Record]) -> int:
+    record = measured.get(action.label)
+    return record.memory if record is not None and record.memory else action.resources.memory
 
 
 def wall_seconds(actions: Sequence[Action], seconds: Mapping[str, float], cores: int) -> float:

@@ -13,17 +13,20 @@ from mmbuild.base.errors import MmbuildError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+FULL_STORE = (
+    "free some space (`mmbuild cache gc`), or use another store with `--store`; finished actions are kept"
+)
+FULL_BUILD_DIR = (
+    "free some space there, or use another directory with `--build-dir`; finished actions are kept"
+)
 
 
-def translate(error: OSError, where: Path) -> MmbuildError | None:
-    """Return the error for a full disk or missing permission, or None for any other error."""
-    path = error.filename or where
+def translate(error: OSError, where: Path, full_hint: str = FULL_STORE) -> MmbuildError | None:
+    """Return the error for a full disk, with ``full_hint``, or for missing permission; None for any other error."""
+    path = error.filename2 or error.filename or where  # of a copy or a link, what it writes
     if error.errno in _FULL:
         return MmbuildError(
-            f"no space left while writing `{path}` ({os.strerror(error.errno)})",
-            code="MM302",
-            hint="free some space (`mmbuild cache gc`), or use another store with `--store`; "
-            "finished actions are kept",
+            f"no space left while writing `{path}` ({os.strerror(error.errno)})", code="MM302", hint=full_hint
         )
     if error.errno in _DENIED:
         return MmbuildError(
@@ -35,12 +38,12 @@ def translate(error: OSError, where: Path) -> MmbuildError | None:
 
 
 @contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
+def disk_errors(where: Path, full_hint: str = FULL_STORE) -> Iterator[None]:
     """Raise :class:`MmbuildError` if the disk is full or permissions are missing in the block."""
     try:
         yield
     except OSError as error:
-        reported = translate(error, where)
+        reported = translate(error, where, full_hint)
         if reported is None:
             raise
         raise reported from error

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.disk_errors import FULL_BUILD_DIR, disk_errors
 from mmbuild.core.store.integrity import check_artifact, remember_large
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import read_tree
@@ -36,7 +36,7 @@ def materialize(store: Store, digest: str, destination: Path) -> None:
     """
     tree = read_tree(store, digest)
     linked: list[tuple[str, str]] = []
-    with disk_errors(destination), closing(StatCache(store)) as index:
+    with disk_errors(destination, FULL_BUILD_DIR), closing(StatCache(store)) as index:
         destination.mkdir(parents=True, exist_ok=True)
         for used in check_artifact(store, digest, index, tree=tree):
             entry, target = used.entry, destination / used.entry.path

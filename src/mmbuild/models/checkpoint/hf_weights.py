@@ -27,6 +27,7 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Number formats of weights; mmbuild's own checkpoints also contain integers and float8."""
 # Limit of the total size of pickles from before torch 1.6, which cannot be mapped.
 _READ_WHOLE = 1 << 30
+_PARTIAL = (".incomplete", ".part")
 _SHOWN = 80  # characters of a name in a message
 _ENDINGS = (".safetensors", ".bin")
 # safetensors' names of torch's number formats.
@@ -104,8 +105,14 @@ def weight_files(model: Path) -> list[str]:
     raise CheckpointError(
         f"`{model}` contains no weights: neither {' nor '.join(name for pair in WEIGHT_FILES for name in pair)}",
         code="MM402",
-        hint="set model.source to a directory in Hugging Face layout",
+        hint=_unfinished(model) or "set model.source to a directory in Hugging Face layout",
     )
+
+
+def _unfinished(model: Path) -> str | None:
+    """A hint for a directory in which a download left a partial file; else None."""
+    partial = next((path.name for path in sorted(entries(model)) if path.name.endswith(_PARTIAL)), None)
+    return None if partial is None else f"complete the download: `{partial}` is the beginning of a file"
 
 
 def own_weight_files(directory: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mmbuild.models.errors import EngineError
+from mmbuild.models.families.questions import require_question
 from mmbuild.models.families.turns import Turn
 from mmbuild.models.images import Picture, open_picture
 
@@ -85,12 +86,7 @@ def encode(processor: Processor, prompt: str | None, images: Sequence[Image]) ->
     Raises:
         EngineError: MM517, an image cannot be read; MM518, prompt and images do not match.
     """
-    if processor.takes_text and prompt is None:
-        raise EngineError("the model needs a question", code="MM518", hint="pass one with --prompt")
-    if not processor.takes_text and prompt is not None:
-        raise EngineError(
-            "the model reads only images and takes no question", code="MM518", hint="omit the prompt"
-        )
+    require_question(prompt, takes_text=processor.takes_text)
     return _with_pictures(images, lambda pictures: processor.encode(prompt, pictures))
 
 

@@ -25,7 +25,12 @@ from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fe
 
 # Limit for files fetched during validation: enough for a tokenizer with several hundred thousand tokens.
 _SMALL_BYTES = 20_000_000
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class UnreachableError(SourceError):
+    """No connection to the hub (MM422)."""
 
 
 def fetch_config(repo: str, revision: str | None, pins: Pins = NO_PINS) -> Mapping[str, Any]:
@@ -37,9 +42,15 @@ def fetch_config(repo: str, revision: str | None, pins: Pins = NO_PINS) -> Mappi
     """
     from huggingface_hub import errors, hf_hub_download
 
+    try:  # first, because the client tries this once, and a file six times, with a line for each
+        commit: str | None = resolve_revision(repo, revision, pins=pins)
+    except UnreachableError:
+        raise
+    except SourceError:  # the file may be in the cache, or its own error says more
+        commit = revision
     try:
         with _explained(repo, revision):
-            path = hf_hub_download(repo, "config.json", revision=pins.commit(repo, revision) or revision)
+            path = hf_hub_download(repo, "config.json", revision=commit)
     except SourceError as error:
         if isinstance(error.__cause__, errors.EntryNotFoundError):
             with suppress(SourceError):
@@ -289,6 +300,8 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
             code="MM422",
             hint="run once without it, or set HF_HOME to a cache that contains the model",
         ) from error
+    except httpx.ConnectError as error:  # the message has its reason
+        raise _unreachable(where, error) from None
     except (httpx.TransportError, OSError) as error:
         raise _unreachable(where, error) from error
 
@@ -313,7 +326,17 @@ def _refused(where: str, error: Any) -> SourceError:
     )
 
 
+def _host() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT.partition("://")[2].rstrip("/")
+
+
 def _unreachable(where: str, error: Exception) -> SourceError:
+    import httpx
+
+    if isinstance(error.__cause__, httpx.TransportError):
+        error = error.__cause__
     if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
         file = f" `{error.filename}`" if error.filename else ""
         return SourceError(
@@ -322,6 +345,12 @@ def _unreachable(where: str, error: Exception) -> SourceError:
             hint="free space, check permissions, or set HF_HOME to another directory; partial downloads are kept",
         )
     reason = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, httpx.ConnectError):
+        return UnreachableError(
+            f"{where}: cannot reach {_host()} ({_ERRNO.sub('', reason)})",
+            code="MM422",
+            hint="check the network and HF_ENDPOINT, then try again; or name a local directory",
+        )
     return SourceError(
         f"{where}: the hub is unreachable or the connection failed: {reason}",
         code="MM422",

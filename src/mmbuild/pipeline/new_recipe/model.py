@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.pins import NO_PINS
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import FamilyError, ModelFacts
 from mmbuild.models.families.recognize import REPOSITORY, builder, is_original_layout, types_of
 from mmbuild.models.families.sanity_checks import require_sound
 from mmbuild.models.families.unsupported import require_supported
-from mmbuild.models.sources.config import parse_source, read_config
+from mmbuild.models.sources.config import ConfigError, parse_source, read_config
 from mmbuild.models.sources.model_addresses import repository_of
 
 _SCHEMES = ("hf://", "dummy://")
@@ -69,7 +70,7 @@ def named(argument: str, revision: str | None = None) -> Named:
     """
     if argument.startswith(_SCHEMES):
         return Named(argument, revision)
-    if Path(argument).expanduser().is_dir() or _PATH.match(argument):
+    if Path(argument).expanduser().exists() or _PATH.match(argument):
         return Named(argument)
     address = repository_of(argument)
     if address is not None:
@@ -92,6 +93,7 @@ def choose(main: Named, *, offline: bool) -> ChosenModel:
         SourceError: The hub has no such revision.
     """
     here = Path.cwd()
+    _require_place(main.source)
     config = read_config(_expanded(main.source), main.revision, here, offline=offline).config
     name = builder(config)
     if name is None:
@@ -150,6 +152,41 @@ def _pinned(one: Named, *, offline: bool) -> Named:
         if error.code != "MM422":
             raise
         return one
+
+
+def require_files(chosen: ChosenModel) -> None:
+    """Check the files of a local model as `mmbuild validate` does, for a recipe in the current directory.
+
+    Raises:
+        MmbuildError: The first fault.
+    """
+    from mmbuild.schema.model import Model
+    from mmbuild.schema.model_file_rules import check_files, missing_files
+
+    vision = None if chosen.vision is None else {"source": _expanded(chosen.vision.source)}
+    written = {"family": chosen.facts.family, "source": _expanded(chosen.main.source), "vision": vision}
+    model = Model.model_validate(written, strict=False)
+    found = check_files(model, Path.cwd(), chosen.facts, {"model": chosen.config}, (), NO_PINS)
+    faults = [*found.faults, *missing_files(model, Path.cwd(), chosen.facts)]
+    fault = next((one for one in faults if one.severity == "error"), None)
+    if fault is not None:
+        raise MmbuildError(fault.message, code=fault.code, hint=fault.hint)
+
+
+def _require_place(source: str) -> None:
+    """Refuse a directory that does not exist; nothing but the command line names it.
+
+    Raises:
+        ConfigError: MM130.
+    """
+    place = _expanded(source)
+    if parse_source(place).kind != "directory" or os.path.lexists(place):
+        return
+    raise ConfigError(
+        f"model directory `{source}` does not exist",
+        code="MM130",
+        hint="check the path, which is relative to the current directory; a model on the hub is `owner/name`",
+    )
 
 
 def _expanded(source: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.engine_dir.summary import summarize
@@ -22,7 +22,6 @@ from mmbuild.serving.loadable import own_server
 
 if TYPE_CHECKING:
     from mmbuild.backends.torch import Engine
-    from mmbuild.backends.torch.config import EngineConfig
 
 
 class CannotMeasureError(MmbuildError):
@@ -44,7 +43,28 @@ def require_measurable(build: Path, description: Description) -> None:
     )
 
 
-def require_limits(config: EngineConfig, loads: Sequence[Load]) -> None:
+class HasBatches(Protocol):
+    """What has a largest batch: engine.json's limits, or the engine's configuration."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most prompts that are answered together."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits in engine.json, which can be read without torch.
+
+    Attributes:
+        max_batch_size: Most prompts that are answered together.
+        max_output_len: Most tokens of an answer.
+    """
+
+    max_batch_size: int
+    max_output_len: int
+
+
+def require_limits(config: HasBatches, loads: Sequence[Load]) -> None:
     """Refuse batches that are larger than the engine's.
 
     Raises:

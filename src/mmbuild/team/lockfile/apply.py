@@ -14,29 +14,46 @@ from mmbuild.base.pins import NO_PINS
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.options import PlanOptions
-from mmbuild.pipeline.planning import Prepared, derivation_lines, lower_all, running_lines
+from mmbuild.pipeline.planning import Prepared, calibration_note, derivation_lines, lower_all, running_lines
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.team.lockfile.compare import LockDifference, differences, refuse
+from mmbuild.team.lockfile.compare import LockDifference, differences, is_explained, refuse
 from mmbuild.team.lockfile.make import LockedPlan, make, this_target
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock
-
-_REFUSED = "install the locked versions in this environment, or update the lock: `mmbuild lock --update PART`"
 
 _CANNOT_BUILD = frozenset({"MM230", "MM462", "MM564", "MM565", "MM566", "MM803"})
 """Codes that say that this machine lacks a package or is of another kind: it cannot build, but it can plan."""
 
 
-def check(recipe: Path, store: Store, request: PlanOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
+def check(
+    recipe: Path, store: Store, request: PlanOptions, *, here: bool = False
+) -> tuple[Lockfile, tuple[LockDifference, ...]]:
     """Return the lock of ``recipe`` and how the recipe and its files differ from it.
 
-    Versions, commits and target are taken from the lock: it may have been created for another machine.
+    Versions, commits and target are taken from the lock: it may have been created for another machine. With
+    ``here``, versions of this machine that differ count too, as for `plan --locked`.
 
     Raises:
         LockError: MM800, MM801.
         MmbuildError: The recipe has errors.
     """
     lock = read_lock(lock_path(recipe))
-    return lock, differences(lock, make(recipe, store, request, known=lock).lock)
+    changed = differences(lock, make(recipe, store, request, known=lock).lock)
+    if here and not is_explained(changed):
+        changed = _versions_here(recipe, store, request, lock) or changed
+    return lock, changed
+
+
+def _versions_here(
+    recipe: Path, store: Store, request: PlanOptions, lock: Lockfile
+) -> tuple[LockDifference, ...]:
+    """Versions of this machine that differ from the lock; none where the packages are missing."""
+    try:
+        found = differences(lock, _of_this_machine(recipe, store, request, lock))
+    except MmbuildError as error:
+        if error.code not in _CANNOT_BUILD:
+            raise
+        return ()
+    return found if is_explained(found) else ()
 
 
 def prepare_locked(request: PlanOptions, store: Store, *, builds: bool) -> Prepared:
@@ -54,7 +71,8 @@ def prepare_locked(request: PlanOptions, store: Store, *, builds: bool) -> Prepa
     """
     plans = [plan_locked(recipe, store, request, builds=builds) for recipe in request.paths]
     findings = tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings))
-    notes = "\n".join(dict.fromkeys(plan.note for plan in plans if plan.note))
+    calibrated = calibration_note(graph for plan in plans for graph in plan.graphs)
+    notes = "\n".join(dict.fromkeys(note for note in (*(plan.note for plan in plans), calibrated) if note))
     return Prepared(
         tuple(graph for plan in plans for graph in plan.graphs),
         {variant.name: derivation_lines(variant) for plan in plans for variant in plan.variants},
@@ -99,13 +117,14 @@ def plan_locked(recipe: Path, store: Store, request: PlanOptions, *, builds: boo
     lock = read_lock(path)
     plan = make(recipe, store, request, known=lock)
     changed = differences(lock, plan.lock)
+    if changed and not is_explained(changed):
+        changed = _versions_here(recipe, store, request, lock) or changed
     if changed:
-        raise refuse(path, changed, hint="run `mmbuild lock` and check what changed in it")
+        raise refuse(path, changed, hint=hint_for(changed, recipe))
     try:
-        here = make(recipe, store, request, known=lock, update=("packages",))
-        changed = differences(lock, here.lock)
+        changed = differences(lock, _of_this_machine(recipe, store, request, lock))
         if changed:
-            raise refuse(path, changed, hint=_REFUSED)
+            raise refuse(path, changed, hint=hint_for(changed, recipe))
         _require_target(path, lock.target, this_target())
     except MmbuildError as error:
         if builds or error.code not in _CANNOT_BUILD:
@@ -114,6 +133,23 @@ def plan_locked(recipe: Path, store: Store, request: PlanOptions, *, builds: boo
             plan, note=f"note: this machine can plan with `{path}` but not apply it: {error.message}"
         )
     return plan
+
+
+def _of_this_machine(recipe: Path, store: Store, request: PlanOptions, lock: Lockfile) -> Lockfile:
+    """The lock of ``recipe`` with the versions of this machine."""
+    return make(recipe, store, request, known=lock, update=("packages",)).lock
+
+
+def hint_for(changed: Collection[LockDifference], recipe: Path) -> str:
+    """What to do about differences from the lock of ``recipe``, by the parts that differ."""
+    parts = {difference.part for difference in changed}
+    if parts <= {"environments"}:
+        return (
+            "install the locked versions in this environment, or update the lock: "
+            f"`mmbuild lock --update packages {recipe}`"
+        )
+    update = f"`mmbuild lock {recipe}` updates the lock; review its changes and commit them"
+    return f"`mmbuild why {recipe}` names the changed keys, and {update}" if "recipe" in parts else update
 
 
 def lower_locked(

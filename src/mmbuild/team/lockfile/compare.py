@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import LOCK_TEXT
 from mmbuild.team.lockfile.model import LockError, Lockfile
 
 _SHOWN = 12
@@ -24,12 +28,14 @@ class LockDifference:
         name: Path of keys in that field.
         locked: Locked value; None if missing.
         here: Current value; None if missing.
+        keys: ``name`` as keys.
     """
 
     part: str
     name: str
     locked: Any
     here: Any
+    keys: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.part}: {self.name}: locked {_short(self.locked)}, now {_short(self.here)}"
@@ -43,18 +49,39 @@ def differences(locked: Lockfile, here: Lockfile) -> tuple[LockDifference, ...]:
     return tuple(causes or changed)
 
 
+def is_explained(changed: Iterable[LockDifference]) -> bool:
+    """Whether the differences include a cause, not only hashes of the plan."""
+    return any(difference.part not in _DERIVED for difference in changed)
+
+
 def refuse(path: Path, changed: Iterable[LockDifference], *, hint: str) -> LockError:
     """Return the error (MM802) that lists the differences."""
-    lines = [str(difference) for difference in changed]
+    lines = [f"{place_in(path, difference)}{difference}" for difference in changed]
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     text = "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *more])
     return LockError(f"the current state differs from `{path}`:{text}", code="MM802", hint=hint)
 
 
+def place_in(path: Path, difference: LockDifference) -> str:
+    """``FILE:LINE: `` of the fact in the lock; empty if the lock does not have it."""
+    try:
+        node: Any = yaml.compose(read_file(path, LOCK_TEXT), Loader=yaml.SafeLoader)
+    except (OSError, FileRefusedError, yaml.YAMLError):
+        return ""
+    line = None
+    for key in (difference.part, *difference.keys):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next((pair for pair in pairs if pair[0].value == key), None)
+        if found is None:
+            return ""
+        line, node = found[0].start_mark.line + 1, found[1]
+    return f"{path}:{line}: "
+
+
 def _differences(part: str, then: Any, now: Any) -> list[LockDifference]:
     before, after = _flat(then), _flat(now)
     return [
-        LockDifference(part, " ".join(name) or part, before.get(name), after.get(name))
+        LockDifference(part, " ".join(name) or part, before.get(name), after.get(name), name)
         for name in sorted({**before, **after})
         if before.get(name) != after.get(name)
     ]

@@ -66,6 +66,14 @@ def read(config: Config, vision: Config | None) -> Layout:
     _require_built(config)
     if not is_original_layout(config):
         right = builder(config)
+        if right is None and config.get("model_type") == "llama":
+            raise FamilyError(
+                "config.json describes a language model without pictures: it has no visual tower",
+                code="MM414",
+                hint="mmbuild builds vision-language models: name a LLaVA or VILA model, which contains its "
+                "language model",
+                blame=("model.source",),
+            )
         raise FamilyError(
             "config.json has neither `llm_cfg`, as VILA-1.5 writes it, nor `mm_vision_tower`, as VILA does",
             code="MM411",
