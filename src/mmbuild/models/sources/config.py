@@ -167,13 +167,13 @@ def _recorded(repo: str) -> Mapping[str, Any] | None:
 
 def _from_directory(directory: Path) -> SourceConfig:
     path = directory / "config.json"
-    if os.path.isdir(directory.parent) and directory.is_file():
+    if os.path.isfile(directory):
         raise ConfigError(
             f"`{_shown(directory)}` is a file, not a model directory",
             code="MM130",
             hint=f"name its directory, `{_shown(directory.parent)}`",
         )
-    if not os.path.isdir(directory):  # unlike Path.is_dir, false for a name too long to exist
+    if not os.path.isdir(directory):  # like isfile, and unlike Path.is_dir, false for a name too long to exist
         raise ConfigError(
             f"model directory `{_shown(directory)}` does not exist",
             code="MM130",
