@@ -167,13 +167,14 @@ def _recorded(repo: str) -> Mapping[str, Any] | None:
 
 def _from_directory(directory: Path) -> SourceConfig:
     path = directory / "config.json"
-    if os.path.isfile(directory):
+    # Unlike the methods of Path, these are false for a name too long to exist.
+    if os.path.isfile(directory):  # noqa: PTH113
         raise ConfigError(
             f"`{_shown(directory)}` is a file, not a model directory",
             code="MM130",
             hint=f"name its directory, `{_shown(directory.parent)}`",
         )
-    if not os.path.isdir(directory):  # like isfile, and unlike Path.is_dir, false for a name too long to exist
+    if not os.path.isdir(directory):
         raise ConfigError(
             f"model directory `{_shown(directory)}` does not exist",
             code="MM130",
