@@ -12,6 +12,7 @@ from mmbuild.base.progress import BYTES, Amount, silent
 from mmbuild.base.status_line import StatusLine, working
 
 ERASE = "\r\x1b[K"
+END = "<end>"
 
 
 class Clock:
@@ -77,17 +78,17 @@ class Shown:
 
     def __enter__(self):
         self._master, slave = pty.openpty()
-        os.set_blocking(self._master, False)
         self._stream, self._before = os.fdopen(slave, "w"), sys.stderr
         self._monkeypatch.setenv("TERM", self._term)
         sys.stderr = self._stream  # here, because pytest replaces it between a fixture and its test
         return self
 
     def __exit__(self, *_):
-        self._stream.flush()
         sys.stderr = self._before
-        with suppress(BlockingIOError):
-            self.text = os.read(self._master, 65536).decode()
+        print(END, end="", file=self._stream, flush=True)  # what is written arrives some time later
+        while not self.text.endswith(END):
+            self.text += os.read(self._master, 65536).decode()
+        self.text = self.text.removesuffix(END)
         self._stream.close()
         os.close(self._master)
 

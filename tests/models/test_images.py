@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image, ImageCms
 from transformers.image_utils import load_image
 
 from mmbuild.models.errors import EngineError
-from mmbuild.models.images import open_picture
+from mmbuild.models.images import PictureError, open_picture
 from support.errors import refused
 
 TURNS = {
@@ -177,6 +178,60 @@ def test_a_16_bit_tiff_whose_zero_is_white_is_not_inverted(tmp_path):
     values = np.array([[0, 65535, 257]], np.uint16)
     path = saved(Image.fromarray(values), tmp_path / "a.tiff", tiffinfo={262: 0})
     assert np.asarray(open_picture(path).image)[0, :, 0].tolist() == [255, 0, 254]
+
+
+def png(size, bits, colour_type, rows, transparent):
+    """A PNG of a bit depth that Pillow does not write; ``transparent`` holds the samples of its tRNS chunk."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, 0)
+    colour = b"".join(struct.pack(">H", sample) for sample in transparent)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = ((b"IHDR", header), (b"tRNS", colour), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*named) for named in chunks)
+
+
+@pytest.mark.parametrize(("bits", "row", "transparent", "other"), [(2, 0x1B, 1, 170), (4, 0x7A, 7, 170)])
+def test_the_transparent_value_of_a_png_with_few_bits_is_white(bits, row, transparent, other):
+    width = 8 // bits
+    opened = open_picture(png((width, 1), bits, 0, [bytes([row])], [transparent]))
+    seen = pixels(opened.image)[0, :, 0].tolist()
+    samples = [row >> (8 - bits * (place + 1)) & ((1 << bits) - 1) for place in range(width)]
+    assert seen == [255 if one == transparent else one * 255 // ((1 << bits) - 1) for one in samples]
+    assert other in seen
+    assert opened.conversion == "transparency composited on white"
+
+
+def test_a_transparent_colour_of_16_bits_per_channel_is_refused_where_it_may_be_seen():
+    row = struct.pack(">HHH", 0x1234, 0x5678, 0x9ABC)
+    with pytest.raises(PictureError, match="a transparent colour of 16 bits per channel"):
+        open_picture(png((1, 1), 16, 2, [row], [0x1234, 0x5678, 0x9ABC]))
+    opened = open_picture(png((1, 1), 16, 2, [row], [0x1134, 0x5678, 0x9ABC]))
+    assert only(opened) == (0x12, 0x56, 0x9A)
+    assert opened.conversion is None
+
+
+def tiff(values, photometric, sample_format):
+    """An uncompressed TIFF of one channel; Pillow writes neither of these kinds."""
+    bits, data, (height, width) = values.dtype.itemsize * 8, values.tobytes(), values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 134, 277: 1, 278: height}
+    tags |= {279: len(data), 339: sample_format}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries.ljust(124, b"\0") + data
+
+
+@pytest.mark.parametrize(("photometric", "seen"), [(0, [255, 191, 0]), (1, [0, 64, 255])])
+def test_floats_are_inverted_where_zero_is_white(photometric, seen):
+    opened = open_picture(tiff(np.array([[0, 0.25, 1]], dtype="<f4"), photometric, 3))
+    assert pixels(opened.image)[0, :, 0].tolist() == seen
+
+
+@pytest.mark.parametrize(("kind", "why"), [("i1", "its values are signed integers"), ("<i2", "mode `I`")])
+def test_signed_integers_are_refused(kind, why):
+    with pytest.raises(PictureError, match=why):
+        open_picture(tiff(np.array([[-32, 0, 31]], dtype=kind), 1, 2))
 
 
 def test_16_bit_grey_that_uses_12_bits_is_refused():

@@ -62,7 +62,9 @@ _WEIGHTS = {
 _DARK = 16  # maximum of 12-bit values stored in 16 bits
 _ROUNDING = 1e-4  # tolerance for floats outside 0..1
 _PLAIN = frozenset({"1", "L", "RGB", "P", "RGBX", "YCbCr"})
-_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of TIFF 6.0
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _WHITE_IS_ZERO, _SIGNED = 262, 258, 339, 0, 2  # TIFF 6.0
+# Pillow's names of the PNG layouts that it scales to 8 bits while reading.
+_PNG_BITS = {"L;2": 2, "L;4": 4, "RGB;16B": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +288,21 @@ def _converted(image: Any, path: Path | None) -> Picture:
     """Convert ``image`` to upright RGB."""
     _require_size(image)
     format_name, frames = image.format, _frames(image)
-    tags = dict(getattr(image, "tag_v2", {}))
+    tags = dict(getattr(image, "tag_v2", None) or _png_tags(image))
     image.load()
     steps = [] if frames == 1 or format_name == "MPO" else [f"first of {frames} frames"]
     rgb, step = _to_rgb(_upright(image), tags, format_name)
     if step is not None:
         steps.append(step)
     return Picture(_bare(rgb), ", ".join(steps) or None, path)
+
+
+def _png_tags(image: Any) -> Mapping[int, Any]:
+    """The bits per sample of a PNG that Pillow converts while it reads, under TIFF's tag; read before the pixels."""
+    tiles = getattr(image, "tile", None) if image.format == "PNG" else None
+    raw = tiles[0][3] if tiles else None
+    bits = _PNG_BITS.get(raw if isinstance(raw, str) else "")
+    return {} if bits is None else {_BITS_PER_SAMPLE: bits}
 
 
 def _upright(image: Any) -> Any:
@@ -319,15 +329,45 @@ def _bare(image: Any) -> Any:
 def _to_rgb(image: Any, tags: Mapping[int, Any], format_name: str | None) -> tuple[Any, str | None]:
     """Convert ``image`` to mode RGB; returns it with a description of the conversion."""
     mode = image.mode
+    if mode != "I" and _SIGNED in _each(tags.get(_SAMPLE_FORMAT)):
+        raise _RefusedError("its values are signed integers, which have no standard conversion to 8 bits")
+    if mode == "F":
+        return _from_float(image, tags)
     if mode.startswith("I;16") or (mode == "I" and format_name == "PNG"):
         return _from_16_bit(image, tags)
     if mode in _OTHERS:
         return _OTHERS[mode](image)
+    image = _with_8_bit_colour(image, tags)
     if image.has_transparency_data or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         return _on_white(image), "transparency composited on white"
     if mode in _PLAIN:
         return image.convert("RGB"), None
     raise _RefusedError(f"images of Pillow's mode `{mode}` have no standard conversion to 8 bits")
+
+
+def _each(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _with_8_bit_colour(image: Any, tags: Mapping[int, Any]) -> Any:
+    """Scale the transparent colour of a PNG to 8 bits as the pixels are: Pillow compares it with these unscaled."""
+    import numpy as np
+
+    transparent: Any = image.info.get("transparency")
+    bits: Any = tags.get(_BITS_PER_SAMPLE)
+    if transparent is None or bits not in _PNG_BITS.values():
+        return image
+    if isinstance(transparent, int) and image.mode == "L":
+        image = image.copy()
+        image.info["transparency"] = transparent * 255 // ((1 << bits) - 1)
+    elif isinstance(transparent, tuple) and image.mode == "RGB":
+        # Pillow keeps the upper 8 of 16 bits: colours that differ in the lower ones are no longer distinguishable.
+        upper = [value >> 8 for value in transparent]
+        if (np.asarray(image) == upper).all(axis=-1).any():
+            raise _RefusedError("it has a transparent colour of 16 bits per channel; save it with 8")
+        image = image.copy()
+        del image.info["transparency"]
+    return image
 
 
 def _on_white(image: Any) -> Any:
@@ -363,7 +403,7 @@ def _from_16_bit(image: Any, tags: Mapping[int, Any]) -> tuple[Any, str]:
     return _grey(scaled), f"{bits}-bit grey scaled to 8 bits"
 
 
-def _from_float(image: Any) -> tuple[Any, str]:
+def _from_float(image: Any, tags: Mapping[int, Any]) -> tuple[Any, str]:
     import numpy as np
 
     values = np.asarray(image).astype(np.float64)
@@ -375,6 +415,8 @@ def _from_float(image: Any) -> tuple[Any, str]:
         )
     scaled = np.floor(values.clip(0, 1) * 255 + 0.5).astype(np.int64)
     _require_visible(values, scaled, "0..1")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        scaled = 255 - scaled
     return _grey(scaled), "float grey scaled from 0..1 to 8 bits"
 
 
@@ -416,7 +458,6 @@ def _from_lab(image: Any) -> tuple[Any, str]:
 
 
 _OTHERS: Mapping[str, Callable[[Any], tuple[Any, str]]] = {
-    "F": _from_float,
     "CMYK": _from_cmyk,
     "LAB": _from_lab,
 }

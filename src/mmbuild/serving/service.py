@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 
-from mmbuild.backends.torch.sampling import Sampling
+from mmbuild.backends.torch.sampling import SEEDS, Sampling
 from mmbuild.models.families.processor import Processor, Request, encode_chat, encode_complete
 from mmbuild.models.families.turns import Turn
 from mmbuild.serving.engine_loop import EngineLoop
@@ -136,4 +136,4 @@ def _sampling(body: Generation, choice: int) -> Sampling:
         top_k=max(0, body.top_k or 0),
         top_p=1.0 if body.top_p is None else body.top_p,
     )
-    return replace(chosen, seed=seed + choice) if chosen.temperature else chosen
+    return replace(chosen, seed=(seed + choice) % SEEDS) if chosen.temperature else chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +199,11 @@ PLACES = {
 }  # fmt: skip
 
 
+def edit(file: Path, **changes: object) -> None:
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | changes))
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small files of a LLaVA without a chat template."""
@@ -281,6 +287,27 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_a_legacy_file_without_its_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chat_template.json").write_text("{}")
     with pytest.raises(TemplateError, match="has no key `chat_template`"):
+        saved_template(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "chat_template.json"])
+def test_a_list_of_templates_is_refused_where_transformers_cannot_render_it(
+    plain: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
+    edit(tmp_path / name, chat_template=[{"name": "default", "template": "{{ 'd' }}"}])
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        AutoProcessor.from_pretrained(tmp_path).apply_chat_template([{"role": "user", "content": "x"}])
+    with pytest.raises(TemplateError, match=f"`chat_template` in .*{name}` is a list"):
+        saved_template(tmp_path)
+
+
+def test_an_empty_template_of_the_processor_is_refused(plain: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text("{{ 'of the file' }}")
+    edit(tmp_path / "processor_config.json", chat_template="")
+    assert AutoProcessor.from_pretrained(tmp_path).chat_template == ""
+    with pytest.raises(TemplateError, match=r"`chat_template` in .*processor_config.json` is empty"):
         saved_template(tmp_path)
 
 

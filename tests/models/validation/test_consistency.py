@@ -112,6 +112,7 @@ INDEX = "model.safetensors.index.json"
 NORM = "language_model.model.norm.weight"
 HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"
+BIAS = "multi_modal_projector.linear_1.bias"
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -250,6 +251,11 @@ WEIGHTS = {
         lambda d: rewrite(d / "model.safetensors", lambda held: held.pop(NORM)),
         "MM430",
         [NORM],
+    ),
+    "a bias of the projector is missing": (
+        lambda d: rewrite(d / "model.safetensors", lambda held: held.pop(BIAS)),
+        "MM430",
+        ["tensor `multi_modal_projector.linear_1.bias` is missing from model.safetensors"],
     ),
     "weights of something else": (
         lambda d: save_file({"weight": np.zeros(3, np.float32)}, d / "model.safetensors"),
@@ -560,6 +566,11 @@ SMALL_FILES = {
         "MM743",
         ['`size` is {"shortest_edge": 28}', "336 in"],
     ),
+    "an image processor that is not known": (
+        lambda d: set_images(d, image_processor_type="OwnProcessor", size={}),
+        "MM744",
+        ["`image_processor_type` in", '"OwnProcessor": transformers has no such class'],
+    ),
     "a mean that is null": (
         lambda d: (d / PROCESSOR).write_text(without_mean(d)),
         "MM744",
@@ -611,8 +622,8 @@ USUAL: dict[str, Callable[[Path], object]] = {
     "a class of feature extractors": lambda d: as_before_2025(
         d, image_processor_type=None, feature_extractor_type="CLIPFeatureExtractor"
     ),
-    "an image processor that is not known": lambda d: set_images(
-        d, image_processor_type="OwnProcessor", size={}
+    "an image processor of another model": lambda d: set_images(
+        d, image_processor_type="ViTImageProcessor", size={}
     ),
     "nothing but config.json and weights": lambda d: [
         file.unlink() for file in d.iterdir() if file.name not in ("config.json", "model.safetensors")

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmbuild.base.errors import UsageError
 
 _COLDEST = 1e-30
-_SEEDS = 1 << 62  # sequence i takes seed + i, and generators take 64 bits
+SEEDS = 1 << 62  # sequence i takes seed + i, and generators take 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Sampling:
             ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
             ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
-            ("seed", self.seed, 0 <= self.seed < _SEEDS, f"0 or more and less than {_SEEDS}"),
+            ("seed", self.seed, 0 <= self.seed < SEEDS, f"0 or more and less than {SEEDS}"),
         ):
             if not good:
                 raise UsageError(f"{name} is {value}, but must be {allowed}", code="MM520")

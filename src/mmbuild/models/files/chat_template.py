@@ -93,7 +93,7 @@ def _of_processor(directory: Path) -> ChatTemplate | None:
     """As ``ProcessorMixin.get_processor_dict``: key of the config, then the legacy file, then current files."""
     more = _more_templates(directory)
     legacy = _legacy(directory, more)
-    stated = _stated(directory / "processor_config.json")
+    stated = _of_config(directory / "processor_config.json")
     if stated is not None or (directory / LEGACY_FILE).is_file():
         return stated or legacy
     file = directory / JINJA_FILE
@@ -113,7 +113,30 @@ def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
         )
     if file.is_file() and _KEY not in read_json(file):
         raise _unusable(f"`{display(file)}` has no key `{_KEY}`", "download the file again")
+    if file.is_file():
+        _require_no_list(file)
     return _stated(file)
+
+
+def _of_config(file: Path) -> ChatTemplate | None:
+    """The template in ``processor_config.json``; an empty one would be used, and every prompt would be empty."""
+    if file.is_file():
+        _require_no_list(file)
+        if read_json(file).get(_KEY) == "":
+            raise _unusable(
+                f"`{_KEY}` in `{display(file)}` is empty, and transformers uses it before all other templates",
+                "remove the key, or put the template there",
+            )
+    return _stated(file)
+
+
+def _require_no_list(file: Path) -> None:
+    """Only tokenizers take a list of named templates; processors of transformers keep it as it is, and fail."""
+    if isinstance(read_json(file).get(_KEY), list):
+        raise _unusable(
+            f"`{_KEY}` in `{display(file)}` is a list, which transformers takes only in tokenizer_config.json",
+            f"write the default template to `{JINJA_FILE}`, and the others to `{MORE_TEMPLATES}/`",
+        )
 
 
 def _of_tokenizer(directory: Path) -> ChatTemplate | None:

@@ -20,12 +20,13 @@ class ExpectedFiles:
         image_class: Image processor if no file names one: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
         tokenizer: Subdirectory of the tokenizer; empty for the model's directory.
         images: Source of the image processor, and its subdirectory.
-        square_pictures: Whether images are made square before the image processor.
+        squaring: How images are made square before the image processor: ``pad`` or ``resize``; None if they are not.
         image_token: Key in config.json of the id of the image token; None if there is no image token.
         adds_image_token: Whether the processor adds that token to a tokenizer without one.
         template: Reader of the chat template; None if there is no template.
         placeholders: How the processor counts placeholders; None if it does not.
         queries: Whether the processor's number of placeholders is ``num_query_tokens``.
+        projector: Names of the projector's tensors in the model's weights, without prefixes that saved files may add.
         copies: Sections of config.json that repeat the config.json of a directory, by that directory.
     """
 
@@ -35,10 +36,11 @@ class ExpectedFiles:
     image_class: str
     tokenizer: str = ""
     images: tuple[Literal["model", "vision"], str] = ("model", "")
-    square_pictures: bool = False
+    squaring: Literal["pad", "resize"] | None = None
     image_token: str | None = None
     adds_image_token: bool = False
     template: Holder | None = None
     placeholders: Placeholders | None = None
     queries: bool = False
+    projector: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()

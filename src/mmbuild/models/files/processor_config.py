@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.files import processor_values
 from mmbuild.models.files.small_files import display, read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
@@ -92,17 +93,7 @@ _PIXELS = (
 _SIZES = ("size", "crop_size")
 
 
-_OFF = "`null` is a value of its own there, and transformers does not take its default for it"
-# Settings that preprocessing needs, and the switch that it needs them for.
-_NEEDED = (
-    ("size", "do_resize"),
-    ("resample", "do_resize"),
-    ("rescale_factor", "do_rescale"),
-    ("image_mean", "do_normalize"),
-    ("image_std", "do_normalize"),
-    ("crop_size", "do_center_crop"),
-)
-_CHANNELS = 3
+_HINT = "copy the value from the original model, or remove the key"
 
 
 def require_usable(found: ImageProcessor, default: str) -> None:
@@ -113,33 +104,52 @@ def require_usable(found: ImageProcessor, default: str) -> None:
         default: Its class if the file names none, as for :func:`require_image_size`.
 
     Raises:
-        ModelFilesError: MM744, a setting that is needed is null or cannot be used.
+        ModelFilesError: MM744, the class is unknown, or a setting that is needed is null or cannot be used.
+    """
+    for key, problem in processor_values.class_problems(found.settings):
+        _refuse(found, key, problem)
+    kind = _class(found.settings, default)
+    if kind is None:
+        return  # another class of transformers
+    for key, problem in processor_values.problems(found.settings, crops=kind.crop is not None):
+        _refuse(found, key, problem)
+
+
+def require_squaring(found: ImageProcessor, default: str, way: str) -> None:
+    """Check what a family needs to make images square before the image processor.
+
+    Args:
+        found: The image processor.
+        default: Its class if the file names none, as for :func:`require_image_size`.
+        way: ``pad`` fills up with ``image_mean``; ``resize`` takes height and width from ``crop_size``, or ``size``.
+
+    Raises:
+        ModelFilesError: MM744, the setting has another form.
     """
     settings, kind = found.settings, _class(found.settings, default)
     if kind is None:
-        return  # unknown class
-    on = {"do_center_crop": kind.crop is not None}
-    for key, switch in _NEEDED:
-        if key in settings and settings.get(switch, on.get(switch, True)):
-            problem = _unusable(key, settings[key])
-            if problem is not None:
-                raise ModelFilesError(
-                    f"`{key}` in `{display(found.file)}` is {json.dumps(settings[key])}: {problem}",
-                    code="MM744",
-                    hint="copy the value from the original model, or remove the key",
-                )
+        return  # another class of transformers
+    if way == "pad" and "image_mean" in settings:
+        mean = settings["image_mean"]
+        problem = "null is none" if mean is None else processor_values.unusable("image_mean", mean)
+        if problem is not None:
+            _refuse(found, "image_mean", f"images are padded with this colour, and {problem}")
+    if way == "resize":
+        key = "size" if settings.get("crop_size", kind.crop) is None else "crop_size"
+        defaults = {"size": kind.size, "crop_size": {"height": kind.crop, "width": kind.crop}}
+        stated = (
+            _sides(settings[key], key == "crop_size" or kind.square) if key in settings else defaults[key]
+        )
+        if _fixed(_cut(stated or {})) is None:
+            _refuse(found, key, "images are resized to its height and width, and it has none")
 
 
-def _unusable(key: str, value: Any) -> str | None:
-    if value is None:
-        return _OFF
-    if key in ("image_mean", "image_std") and isinstance(value, list) and len(value) != _CHANNELS:
-        return f"pictures have {_CHANNELS} channels"
-    sides = value.values() if isinstance(value, dict) else [value]
-    whole = all(isinstance(side, int) or side is None for side in sides)
-    if key in _SIZES and not isinstance(value, list) and not (whole and any(sides)):
-        return "a size is a whole number of pixels, or names such numbers"
-    return None
+def _refuse(found: ImageProcessor, key: str, problem: str) -> None:
+    raise ModelFilesError(
+        f"`{key}` in `{display(found.file)}` is {json.dumps(found.settings.get(key))}: {problem}",
+        code="MM744",
+        hint=_HINT,
+    )
 
 
 def require_one_image_processor(directory: Path, default: str) -> None:
@@ -253,7 +263,7 @@ def _result(settings: Mapping[str, Any], kind: _Class, *, square: bool) -> Size 
         result = _resized(size, square=square or (pads and kind.pads_first))
     if on("do_center_crop", kind.crop is not None):
         crop = _sides(settings.get("crop_size"), True) or {"height": kind.crop, "width": kind.crop}
-        result = _fixed(crop) or "`crop_size` has no height and width"
+        result = _fixed(_cut(crop)) or "`crop_size` has no height and width"
     if pads and not kind.pads_first:
         result = _fixed(_sides(settings.get("pad_size"), True) or {}) or result
     return result
@@ -274,13 +284,18 @@ def _fixed(size: Mapping[str, Any]) -> Size | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
+def _cut(crop: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The whole pixels of a crop; transformers takes fractions."""
+    return {key: int(side) for key, side in crop.items() if isinstance(side, int | float)}
+
+
 def _sides(value: object, square: bool) -> Mapping[str, Any] | None:
     """A size in any of its forms as a mapping; None if it is absent."""
     if isinstance(value, Mapping):
         return {key: side for key, side in value.items() if side is not None}
     if isinstance(value, int):
         return {"height": value, "width": value} if square else {"shortest_edge": value}
-    if isinstance(value, list) and len(value) == 2:
+    if isinstance(value, list) and len(value) >= 2:
         return {"height": value[0], "width": value[1]}
     return None
 

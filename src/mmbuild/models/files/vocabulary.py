@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,6 +81,7 @@ def _damaged(path: Path, problem: str) -> SmallFileError:
     return SmallFileError(f"`{display(path)}` {problem}", code="MM731", hint="download the file again")
 
 
+_MOST_IDS = 1 << 32  # ids are unsigned 32-bit integers in the tokenizers library
 # Named special tokens, in the order in which transformers adds missing ones.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 IMAGE_TOKEN = "image_token"
@@ -162,6 +164,7 @@ def _read(directory: Path, stats: tuple[tuple[int, ...] | None, ...]) -> SavedTo
     if vocabulary is None:
         return None
     config = _optional(directory / _CONFIG)
+    _require_no_methods(directory / _CONFIG, config)
     known, whole = vocabulary
     stated = list(_added(directory, config))
     _require_one_id(directory, known, [*stated, *_second_vocabulary(directory, config)])
@@ -178,6 +181,31 @@ def _read(directory: Path, stats: tuple[tuple[int, ...] | None, ...]) -> SavedTo
     if _class(config).startswith(_BY_POSITION[0]):
         special = {name: text for name, text in _LLAMA.items() if name not in config} | special
     return SavedTokenizer(tokens, whole | frozenset(more), special)
+
+
+# Methods of transformers' tokenizers; a setting of that name cannot be stored on one.
+_METHODS = (
+    "add_special_tokens",
+    "add_tokens",
+    "apply_chat_template",
+    "decode",
+    "encode",
+    "get_vocab",
+    "pad",
+    "tokenize",
+)
+
+
+def _require_no_methods(file: Path, config: Mapping[str, Any]) -> None:
+    for name in _METHODS:
+        if name in config:
+            raise SmallFileError(
+                f"`{name}` in `{display(file)}` is {json.dumps(config[name])}: transformers' tokenizers have a "
+                "method of that name, and cannot be loaded with such a setting",
+                code="MM731",
+                hint="remove the key"
+                + ("; `add_bos_token` may be what it means" if "special" in name else ""),
+            )
 
 
 def _optional(path: Path) -> Mapping[str, Any]:
@@ -231,13 +259,17 @@ def _of_json(file: Path) -> tuple[dict[str, Token], frozenset[str]]:
         whole = [(str(item["content"]), int(item["id"])) for item in added]
     except (TypeError, KeyError, ValueError):
         raise _no_tokenizer(file, "its `added_tokens` are not a list of `id` and `content`") from None
+    if not all(0 <= number < _MOST_IDS for _, number in whole):
+        raise _no_tokenizer(file, "its `added_tokens` have ids that are not whole numbers from 0")
     tokens = {text: Token(text, number, file.name) for text, number in [*ids, *whole]}
     return tokens, frozenset(text for text, _ in whole)
 
 
 def _ids(file: Path, vocabulary: Mapping[str, Any]) -> list[tuple[str, int]]:
-    if not all(isinstance(number, int) for number in vocabulary.values()):
-        raise _no_tokenizer(file, "its vocabulary does not give every token a number")
+    for text, number in vocabulary.items():
+        if type(number) is not int or not 0 <= number < _MOST_IDS:
+            reason = f"its vocabulary gives {json.dumps(text)} the id {json.dumps(number)}"
+            raise _no_tokenizer(file, f"{reason}, and ids are whole numbers from 0")
     return list(vocabulary.items())
 
 
@@ -331,6 +363,26 @@ def require_embeddings(tokenizer: SavedTokenizer, vocab_size: int, key: str) -> 
             code="MM736",
             hint="call `model.resize_token_embeddings(len(tokenizer))` in transformers and save the model again, "
             "or remove the tokens that the model does not know",
+        )
+
+
+def require_known_ids(ids: Sequence[int], vocab_size: int, key: str) -> None:
+    """Check the ids that the tokenizer's post-processor adds to every text.
+
+    Args:
+        ids: The ids.
+        vocab_size: Rows of the embedding table.
+        key: The key of that number in config.json.
+
+    Raises:
+        ModelFilesError: MM736.
+    """
+    if max(ids, default=0) >= vocab_size:
+        raise ModelFilesError(
+            f"`{key}` in config.json is {vocab_size}, and `post_processor` in `tokenizer.json` adds the token "
+            f"{max(ids)} to every text: the model has no embedding for such an id",
+            code="MM736",
+            hint="take tokenizer.json and config.json from the same version of the model",
         )
 
 

@@ -29,7 +29,8 @@ from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files import weight_files as pickles
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import display, read_json
-from mmbuild.models.files.vocabulary import require_embeddings, require_image_token
+from mmbuild.models.files.tokenizer_library import JSON, added_to_every_text, read_with_library
+from mmbuild.models.files.vocabulary import require_embeddings, require_image_token, require_known_ids
 from mmbuild.models.files.weight_files import WeightSet, require_agreement, require_one_place, weight_set
 from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
 
@@ -145,6 +146,7 @@ def _require_shapes(
     from mmbuild.models.validation.weight_shapes import (
         embedding_name,
         layer_names,
+        require_projector,
         require_shapes,
         stored_tensors,
     )
@@ -160,6 +162,8 @@ def _require_shapes(
     whole = len(files) == sum(len(found.files) for found in sets.values())
     keys = expected.vocab_size, expected.hidden_size
     require_shapes(model.family, model.facts, stored, keys, whole=whole)
+    if whole:
+        require_projector(expected.projector, stored)
     embedding = embedding_name(model.family, model.facts, stored)
     if embedding is not None:
         below, _, own = embedding.rpartition("/")
@@ -184,9 +188,13 @@ def _own_code(model: Model, expected: ExpectedFiles) -> None:
 def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory("model", expected.tokenizer)
     tokenizer = tokenizer_file.read_tokenizer(directory) if directory else None
-    if tokenizer is None:
+    if directory is None or tokenizer is None:
         return
     require_embeddings(tokenizer, model.facts.llm.vocab_size, expected.vocab_size)
+    loaded = read_with_library(directory / JSON)
+    if loaded is not None:
+        ids = added_to_every_text(loaded)
+        require_known_ids(ids, model.facts.llm.vocab_size, expected.vocab_size)
     stated = model.facts.image_token_id
     if expected.image_token is not None and stated is not None:
         require_image_token(
@@ -216,12 +224,14 @@ def _image_size(model: Model, expected: ExpectedFiles) -> None:
     found = processor_config.read_image_processor(directory) if directory else None
     if found is not None:
         processor_config.require_usable(found, expected.image_class)
+        if expected.squaring is not None:
+            processor_config.require_squaring(found, expected.image_class, expected.squaring)
         processor_config.require_image_size(
             found,
             expected.image_class,
             model.facts.visual.image_size,
             expected.image_size,
-            square=expected.square_pictures,
+            square=expected.squaring is not None,
         )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.files import FileRefusedError, require_regular
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import MODULES
 from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.files import chat_template
 from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files.expected_files import ExpectedFiles
+from mmbuild.models.files.small_files import SmallFileError
+from mmbuild.models.files.tokenizer_library import JSON, TokenizersError, library_errors, read_with_library
 from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
 
 DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
@@ -68,11 +68,15 @@ def tokens_beyond(model: Model, expected: ExpectedFiles, prompt: str, limit: int
     # Avoid loading a tokenizer, which is slow, for short prompts.
     if features + len(text.encode("utf-8", "replace")) + _ADDED <= limit:
         return None
-    tokenizer = _tokenizer(directory / "tokenizer.json")
-    if tokenizer is None:
-        return None
     begun = bool(special) and text.startswith(special)
-    ids = tokenizer.encode(text, add_special_tokens=not begun).ids
+    try:
+        tokenizer = read_with_library(directory / JSON)
+        if tokenizer is None:
+            return None
+        with library_errors():
+            ids = tokenizer.encode(text, add_special_tokens=not begun).ids
+    except (SmallFileError, TokenizersError):
+        return None  # the former is reported separately
     count = len(ids) - (ids.count(tokenizer.token_to_id(image)) if image in text else 0) + features
     return count if count > limit else None
 
@@ -93,28 +97,3 @@ def _conversation(
     content: Any = parts if form == "parts" else f"{image}\n{prompt}"
     messages = [{"role": "user", "content": content}]
     return chat_template.render(used, messages, special_tokens=special), begin
-
-
-def _tokenizer(file: Path) -> Any:
-    try:
-        status = require_regular(file)
-    except (OSError, FileRefusedError):
-        return None
-    return _loaded(file, (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-@lru_cache(maxsize=2)
-def _loaded(file: Path, stat: tuple[int, ...]) -> Any:  # noqa: ARG001 (key)
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        return None
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-        # Ignore saved padding and truncation: transformers applies them only on request.
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
-    # The library raises bare exceptions for files that it cannot parse.
-    except Exception:
-        return None

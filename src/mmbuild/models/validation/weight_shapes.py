@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmbuild.models.checkpoint.config import components
@@ -76,6 +76,27 @@ def require_shapes(
         _require_embedding(name, stored[name], (facts.llm.vocab_size, facts.llm.hidden_size), keys)
     if whole:
         find_sources(family, specs, stored, tied=any(stack.tie_word_embeddings for stack in stacks.values()))
+
+
+def require_projector(names: Sequence[str], stored: Mapping[str, StoredTensor]) -> None:
+    """Check that all tensors of the projector are in the weights, or none, which the visual build reports.
+
+    Args:
+        names: Their names without prefixes.
+        stored: :func:`stored_tensors` of all files.
+
+    Raises:
+        CheckpointError: MM430, one is missing.
+    """
+    known = {name for name in names if any(full == name or full.endswith(f".{name}") for full in stored)}
+    for name in names:
+        if known and name not in known:
+            files = sorted({tensor.file for tensor in stored.values()})
+            raise CheckpointError(
+                f"tensor `{name}` is missing from {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}",
+                code="MM430",
+                hint="check that config.json belongs to these weights and that no shard is missing",
+            )
 
 
 def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> str | None:

@@ -25,6 +25,7 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family as find_family
 from mmbuild.models.families.processor import Processor, Request, encode
 from mmbuild.models.families.reference import continue_greedily, load_reference
+from mmbuild.models.families.shared.hugging_face import token_ids
 
 Found = TypeVar("Found")
 Found_co = TypeVar("Found_co", covariant=True)
@@ -81,7 +82,7 @@ def _unusable(sample: Sample, reason: str) -> CalibrationError:
 def _answered(processor: Processor, request: Request, answer: str | None) -> Request:
     if answer is None:
         return request
-    ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ids = token_ids(processor.tokenizer, answer, add_special_tokens=False)
     return replace(request, ids=(*request.ids, *ids))
 
 

@@ -37,7 +37,7 @@ def load(directory: Path) -> Processor:
     assert placeholder is not None
 
     def encode(prompt: str | None, pictures: Sequence[Any]) -> Request:
-        text = tokenizer(prompt or "")["input_ids"]
+        text = hugging_face.token_ids(tokenizer, prompt or "")
         if len(pictures) > 1 or placeholder in text:
             raise EngineError(
                 f"{len(pictures)} pictures are given, and the model looks at one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmbuild.models.families.facts import Config
-from mmbuild.models.families.llava import NAME
+from mmbuild.models.families.llava import NAME, sections
 from mmbuild.models.families.llava import facts as read_facts
 from mmbuild.models.families.shared.config_reading import section
 from mmbuild.models.files.expected_files import ExpectedFiles
@@ -15,6 +15,7 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
     facts = read_facts(config, vision)
     tower = section(config, "vision_config", NAME, ("clip_vision_model",))
     patches = (facts.visual.image_size[0] // tower["patch_size"]) ** 2
+    kinds = ("weight", "bias") if sections(config).root["multimodal_projector_bias"] else ("weight",)
     return ExpectedFiles(
         vocab_size="text_config.vocab_size",
         hidden_size="text_config.hidden_size",
@@ -22,6 +23,7 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
         image_class="Llava",
         image_token="image_token_id" if config.get("image_token_id") is not None else "image_token_index",
         template="processor",
+        projector=tuple(f"multi_modal_projector.linear_{layer}.{kind}" for layer in (1, 2) for kind in kinds),
         placeholders=Placeholders(
             side=facts.visual.image_size,
             patch=tower["patch_size"],

@@ -58,11 +58,13 @@ def _expanded(
     tokenizer: Any, prompt: Prompt, token: str, token_id: int | None, features: int
 ) -> tuple[int, ...]:
     """Ids of a prompt in which each image token is there ``features`` times."""
-    ids = tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
+    ids: list[Any] = hugging_face.token_ids(
+        tokenizer, prompt.text, add_special_tokens=prompt.add_special_tokens
+    )
     if ids.count(token_id) != prompt.text.count(token):
         # Not a token to which the tokenizer cuts text, so what is around it matters.
         text = prompt.text.replace(token, token * features)
-        return tuple(tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"])
+        return tuple(hugging_face.token_ids(tokenizer, text, add_special_tokens=prompt.add_special_tokens))
     # Ids are repeated instead of text, which takes a twentieth of the time.
     counts = (features if one == token_id else 1 for one in ids)
     return tuple(one for one, count in zip(ids, counts, strict=True) for _ in range(count))

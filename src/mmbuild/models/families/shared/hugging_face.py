@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from mmbuild.base.files import entries, require_regular
+from mmbuild.base.silence import quiet
 from mmbuild.models.errors import EngineError, SourceError
 from mmbuild.models.families.processor import first_line
+from mmbuild.models.files.tokenizer_library import TokenizersError, library_errors
 from mmbuild.models.images import require_pixels
 
 
@@ -53,6 +55,24 @@ def saved_image_processor(directory: Path) -> Any:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return _saved(AutoImageProcessor, directory, backend="pil")
+
+
+def token_ids(tokenizer: Any, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """The ids of ``text``.
+
+    Raises:
+        EngineError: MM516, the tokenizers library cannot encode it, such as an unknown word without an unknown token.
+    """
+    try:
+        with library_errors():
+            ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+    except TokenizersError as error:
+        raise EngineError(
+            f"the model's tokenizer fails: {first_line(error)}",
+            code="MM516",
+            hint="compare tokenizer.json with the model's original",
+        ) from error
+    return ids
 
 
 def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
@@ -114,7 +134,13 @@ def pretrained(kind: Any, directory: Path, **options: Any) -> Any:
 
 def _saved(kind: Any, directory: Path, **options: Any) -> Any:
     try:
-        return pretrained(kind, directory, **options)
+        # A panic of the tokenizers library writes a backtrace to standard error.
+        with quiet(native=True), library_errors():
+            loaded = pretrained(kind, directory, **options)
+            tokenizer = loaded if hasattr(loaded, "encode") else getattr(loaded, "tokenizer", None)
+            if tokenizer is not None:
+                tokenizer("")  # the post-processor of tokenizer.json is first used here
+            return loaded
     # Unchecked settings can fail anywhere in transformers.
     except _OF_TRANSFORMERS as error:
         raise EngineError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from mmbuild.models.families.facts import Config
 from mmbuild.models.families.vila import layout
 from mmbuild.models.files.expected_files import ExpectedFiles
 
 _CLASSES = {"clip_vision_model": "CLIP", "siglip_vision_model": "Siglip"}
+_SQUARING: Mapping[str, Literal["pad", "resize"]] = {"pad": "pad", "resize": "resize"}
 _COPIES = (("llm", "llm_cfg"), ("vision_tower", "vision_tower_cfg"), ("mm_projector", "mm_projector_cfg"))
 
 
@@ -21,7 +25,7 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
         image_class=_CLASSES[str(read.tower["model_type"])],
         tokenizer="llm" if inner else "",
         images=("model", "vision_tower") if inner else ("vision", ""),
-        square_pictures=read.aspect in ("pad", "resize"),
+        squaring=_SQUARING.get(read.aspect),
         template="tokenizer",
         copies=_COPIES if inner else (),
     )

@@ -69,7 +69,8 @@ def _insert_images(
             code="MM518",
             hint=f"name each image in the prompt with one {IMAGE}, or none",
         )
-    pieces = [tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"] for text in texts]
+    add = prompt.add_special_tokens
+    pieces = [hugging_face.token_ids(tokenizer, text, add_special_tokens=add) for text in texts]
     # Every piece is encoded with a BOS token, which only the first one keeps.
     begun = 1 if prompt.add_special_tokens and pieces[0][:1] == [tokenizer.bos_token_id] else 0
     ids = list(pieces[0])
@@ -84,11 +85,13 @@ def shaped(picture: Any, images: Any, aspect: str) -> Any:
 
     if aspect == "resize":
         size = getattr(images, "crop_size", None) or images.size
-        return picture.resize((size["width"], size["height"]))
+        return picture.resize((int(size["width"]), int(size["height"])))
     if aspect == "pad" and picture.width != picture.height:
         side = max(picture.size)
         require_pixels(side, side)
-        colour = tuple(int(channel * 255) for channel in images.image_mean)
+        mean = images.image_mean
+        channels = mean if isinstance(mean, Sequence) else (mean,) * 3
+        colour = tuple(int(float(channel) * 255) for channel in channels)
         canvas = Image.new(picture.mode, (side, side), colour)
         canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         return canvas

@@ -176,14 +176,16 @@ def _square(picture: Any, processor: Any, aspect: object) -> Any:
 
     if aspect == "resize":
         size = getattr(processor, "crop_size", None) or processor.size
-        return picture.resize((size["width"], size["height"]))
+        return picture.resize((int(size["width"]), int(size["height"])))
     if aspect != "pad":
         return picture
     side = max(picture.size)
     require_pixels(side, side)
     left, top = (side - picture.width) // 2, (side - picture.height) // 2
     border = (left, top, side - picture.width - left, side - picture.height - top)
-    return ImageOps.expand(picture, border, tuple(int(mean * 255) for mean in processor.image_mean))
+    mean = processor.image_mean
+    colour = tuple(int(float(one) * 255) for one in (mean if isinstance(mean, list | tuple) else [mean] * 3))
+    return ImageOps.expand(picture, border, colour)
 
 
 def _visual_tensors(source: str, directory: Path) -> dict[str, Tensor]:

@@ -1,0 +1,164 @@
+"""Settings of image processors with which transformers (5.10 to 5.17, Pillow backend) fails on every image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+_CHANNELS = 3
+_OFF = "`null` is a value of its own there, and transformers does not take its default for it"
+_SIZE = "a size is a whole number of pixels, or names such numbers"
+# Sets of sides that transformers resizes to.
+_RESIZED = (("shortest_edge",), ("height", "width"), ("max_height", "max_width"))
+_FILTERS = 6  # of Pillow's Resampling; newer releases have more
+
+
+def problems(settings: Mapping[str, Any], *, crops: bool) -> Iterator[tuple[str, str]]:
+    """Settings that cannot be used, each with the reason.
+
+    Args:
+        settings: The image processor.
+        crops: Whether its class crops by default.
+    """
+    defaults = {"do_center_crop": crops}
+    for key, switch in _NEEDED:
+        if key in settings and settings.get(switch, defaults.get(switch, True)):
+            problem = unusable(key, settings[key])
+            if problem is not None:
+                yield key, problem
+
+
+def unusable(key: str, value: Any) -> str | None:
+    """Why a setting that is needed cannot be used; None if it can be."""
+    return _OFF if value is None else _CHECKS[key](value)
+
+
+def class_problems(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings with which transformers finds no class, or cannot create it, each with the reason."""
+    if "backend" in settings:
+        yield (
+            "backend",
+            "transformers cannot load an image processor with this key, and chooses the backend itself",
+        )
+    for key in ("image_processor_type", "feature_extractor_type"):
+        stated = settings.get(key)
+        if stated is None:
+            continue
+        if not isinstance(stated, str):
+            yield key, "it must be the name of a class"
+        elif key == "image_processor_type" and stated.endswith(_OLD):
+            yield (
+                key,
+                f"transformers knows this name only as `feature_extractor_type`; it is {_new(stated)} here",
+            )
+        elif not _is_known(_new(stated)):
+            yield key, "transformers has no such class"
+        return  # the second is only read without the first
+
+
+_OLD, _FAST, _PIL = "FeatureExtractor", "Fast", "Pil"
+_USUAL = frozenset(f"{name}ImageProcessor" for name in ("CLIP", "Llava", "Siglip", "Blip", "Nougat"))
+
+
+def _new(name: str) -> str:
+    return name.replace(_OLD, "ImageProcessor")
+
+
+def _is_known(name: str) -> bool:
+    plain = name.removesuffix(_FAST).removesuffix(_PIL)
+    if plain in _USUAL:
+        return True
+    try:
+        import transformers  # takes a second, and no model of these families needs it here
+    except ImportError:
+        return True
+    names = set(dir(transformers))
+    return plain.endswith("ImageProcessor") and not names.isdisjoint({plain, plain + _PIL, plain + _FAST})
+
+
+def _size(value: Any) -> str | None:
+    if isinstance(value, list):
+        return None if len(value) >= 2 and all(map(_is_whole, value[:2])) else _SIZE
+    if not isinstance(value, dict):
+        return None if _is_whole(value) else _SIZE
+    named = {key: side for key, side in value.items() if side is not None}
+    if not named or not all(map(_is_whole, named.values())):
+        return _SIZE
+    if not any(all(side in named for side in sides) for sides in _RESIZED):
+        return "it needs `shortest_edge`, or `height` and `width`, or `max_height` and `max_width`"
+    return None
+
+
+def _crop_size(value: Any) -> str | None:
+    if isinstance(value, list):
+        return None if len(value) >= 2 and all(map(_is_number, value[:2])) else _SIZE
+    if not isinstance(value, dict):
+        return None if _is_whole(value) else _SIZE
+    sides = [value.get("height"), value.get("width")]
+    return None if all(map(_is_number, sides)) else "it needs `height` and `width`, as numbers of pixels"
+
+
+def _resample(value: Any) -> str | None:
+    # Transformers takes its default for what is no whole number.
+    if type(value) is not int or 0 <= value < _FILTERS or value in _newer_filters():
+        return None
+    return f"Pillow has no such filter; its filters are 0 to {_FILTERS - 1}"
+
+
+def _newer_filters() -> frozenset[int]:
+    try:
+        from PIL.Image import Resampling
+    except ImportError:
+        return frozenset()
+    return frozenset(map(int, Resampling))
+
+
+def _rescale_factor(value: Any) -> str | None:
+    inner = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return None if _is_number(inner) else "it must be a number"
+
+
+def _channels(value: Any) -> str | None:
+    if _is_number(value):
+        return None
+    if not isinstance(value, list):
+        return "it must be a number, or one for each channel"
+    if len(value) != _CHANNELS:
+        return f"pictures have {_CHANNELS} channels"
+    return None if all(map(_reads_as_number, value)) else "its values must be numbers"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and _reads_as_number(value)
+
+
+def _reads_as_number(value: Any) -> bool:
+    """Whether NumPy takes ``value`` for a number, as which it also takes texts such as "0.5"."""
+    try:
+        return isinstance(value, int | float | str) and math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
+
+
+_CHECKS: Mapping[str, Callable[[Any], str | None]] = {
+    "size": _size,
+    "resample": _resample,
+    "rescale_factor": _rescale_factor,
+    "image_mean": _channels,
+    "image_std": _channels,
+    "crop_size": _crop_size,
+}
+# Settings that preprocessing needs, and the switch that it needs them for.
+_NEEDED = (
+    ("size", "do_resize"),
+    ("resample", "do_resize"),
+    ("rescale_factor", "do_rescale"),
+    ("image_mean", "do_normalize"),
+    ("image_std", "do_normalize"),
+    ("crop_size", "do_center_crop"),
+)
