@@ -84,6 +84,7 @@ OWN = {
         "backends/lowering/step_params.py",
         "backends/torch/package_cache.py",
         "models/files/chat_template.py",
+        "models/files/template_worker.py",
         "models/validation/consistency.py",
         "models/validation/integrity.py",
     ),

@@ -69,7 +69,13 @@ def write_project(directory: Path, recipe: str = RECIPE, config: Mapping[str, An
 PARTS: dict[str, str] = {
     "pytorch_model.bin": "",
     "tokenizer.json": json.dumps(
-        {"model": {"vocab": {}}, "added_tokens": [{"id": 99, "content": "<image>", "special": True}]}
+        {
+            "model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"},
+            "added_tokens": [
+                {"id": 99, "content": "<image>", "special": True}
+                | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            ],
+        }
     ),
     "preprocessor_config.json": json.dumps({"size": 28, "crop_size": 28}),
 }

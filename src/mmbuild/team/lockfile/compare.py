@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import LOCK_TEXT
+from mmbuild.base.yaml_nodes import Source
+from mmbuild.base.yaml_parser import parse, split_lines
 from mmbuild.team.lockfile.model import LockError, Lockfile
 
 _SHOWN = 12
@@ -65,17 +65,13 @@ def refuse(path: Path, changed: Iterable[LockDifference], *, hint: str) -> LockE
 def place_in(path: Path, difference: LockDifference) -> str:
     """``FILE:LINE: `` of the fact in the lock; empty if the lock does not have it."""
     try:
-        node: Any = yaml.compose(read_file(path, LOCK_TEXT), Loader=yaml.SafeLoader)
-    except (OSError, FileRefusedError, yaml.YAMLError):
+        text = read_file(path, LOCK_TEXT).decode()
+    except (OSError, FileRefusedError, UnicodeDecodeError):
         return ""
-    line = None
+    node, _ = parse(Source(str(path), split_lines(text)))
     for key in (difference.part, *difference.keys):
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        found = next((pair for pair in pairs if pair[0].value == key), None)
-        if found is None:
-            return ""
-        line, node = found[0].start_mark.line + 1, found[1]
-    return f"{path}:{line}: "
+        node = node.value.get(key) if node is not None and isinstance(node.value, Mapping) else None
+    return "" if node is None or node.key is None else f"{path}:{node.key.line}: "
 
 
 def _differences(part: str, then: Any, now: Any) -> list[LockDifference]:
