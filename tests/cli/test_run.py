@@ -333,4 +333,4 @@ def test_limits_are_checked_without_torch():
 def test_a_question_without_a_picture_has_a_note(engine, capsys):
     reported = run_output(capsys, engine, "--prompt", "how many ?")
     assert reported.out.strip()
-    assert reported.err == "note: no --image: the model sees no picture\n"
+    assert reported.err == "note: there is no --image: the model saw no picture\n"

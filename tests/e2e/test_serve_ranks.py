@@ -82,7 +82,7 @@ def test_requests_join_each_other_and_get_the_answers_that_they_get_alone(build,
         watches, steps = [watched(pid) for pid in ranks], trace.read_text().splitlines()
         # What is under way when the server is asked to stop is answered.
         with ThreadPoolExecutor(4) as pool:
-            last = [pool.submit(httpx.post, url + CHAT, json=QUESTION, timeout=60) for _ in range(4)]
+            last = [pool.submit(httpx.post, url + CHAT, json=body, timeout=60) for body in bodies[:4]]
             known = len(steps)
             while not any('"decoded": 4' in line for line in trace.read_text().splitlines()[known:]):
                 threading.Event().wait(0.001)

@@ -122,8 +122,6 @@ def command(
     )
     _check_stream(stream, pairs, profile or as_json or num_beams > 1)
     require_usable(Path(image) for image in images)
-    if prompts and not images and not runner.has_own_question:
-        print_note("note: no --image: the model sees no picture")
     request = RunRequest(
         pairs,
         max_new_tokens,
@@ -133,6 +131,8 @@ def command(
         show="stream" if stream else "json" if as_json else "profile" if profile else "text",
     )
     runner.run(request, "mmbuild.cli.run:show")
+    if prompts and not images and not runner.has_own_question:
+        print_note("note: there is no --image: the model saw no picture")
 
 
 def show(answers: Answers, form: str) -> None:
