@@ -65,7 +65,8 @@ def test_a_recipe_is_validated_planned_built_and_locked(toy, capsys):
 def test_its_engine_is_run_verified_and_checked_against_this_host(capsys):
     assert run(capsys, "apply", "recipe.yaml")[0] == 0
     build = "build/toy-llava"
-    assert run(capsys, "run", build, "--prompt", "hello") == (0, "llava: hello\n", "note: a toy\n")
+    noted = "note: a toy\nnote: there is no --image: the model saw no picture\n"
+    assert run(capsys, "run", build, "--prompt", "hello") == (0, "llava: hello\n", noted)
     _, out, _ = run(capsys, "run", build, "--prompt", "hello", "--json")
     assert json.loads(out) == {"answers": [{"images": [], "prompt": "hello", "text": "llava: hello"}]}
     assert run(capsys, "verify", build) == (0, "toys are always right\n", "")

@@ -123,11 +123,10 @@ def test_with_tensorrt_llm_it_is_built_run_and_then_up_to_date(host: Host, versi
     assert (host.engine / "llm" / "rank0.engine").is_file()
 
     picture = host.root / "a picture.png"
-    picture.write_bytes(b"no decoder looks at it")
+    Image.new("RGB", (8, 8)).save(picture)
     requested = host.run("run", host.engine, "--image", picture, "--prompt", "how many?")
     assert requested.stdout == "a stand-in has no answer\n"
 
-    Image.new("RGB", (8, 8)).save(picture)
     data = host.root / "questions.jsonl"
     data.write_text(
         json.dumps({"image": picture.name, "prompt": "why?", "answer": "Stand-in has no answer."})

@@ -41,7 +41,7 @@ def consistent(one: dict) -> None:
     """Times of a complete answer are positive and in their order."""
     assert one["failure"] is None
     assert one["counted"] == "usage"
-    assert 0 <= one["due"] <= one["sent"] < one["first"] < one["last"] <= one["ended"]
+    assert 0 <= one["due"] <= one["sent"] < one["first"] <= one["last"] <= one["ended"]  # in one read
 
 
 def test_a_sweep(url, tmp_path) -> None:

@@ -116,7 +116,7 @@ def test_run_reports_a_wrong_picture_like_an_unsplit_engine(build, capfd):
     assert main(["run", str(build), "--image", "/nowhere.png", "--prompt", "how many ?"]) == 1
     reported = capfd.readouterr()
     assert reported.out == ""
-    assert reported.err.startswith("error: the image `/nowhere.png` cannot be read")
+    assert reported.err.startswith("error: the image `/nowhere.png` does not exist")
     assert "[MM517]" in reported.err
 
 
