@@ -79,13 +79,22 @@ def _work(work: Callable[[], Any], receiving: int, sending: int) -> NoReturn:
 
 
 def _limit() -> None:
+    limit_memory()
+    _limit_to(resource.RLIMIT_CPU, SECONDS)
+
+
+def limit_memory() -> None:
+    """Limit this process to :data:`MEMORY` bytes more than it uses now, and keep it from writing core files."""
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    for kind, required in ((resource.RLIMIT_AS, now + MEMORY), (resource.RLIMIT_CPU, SECONDS)):
-        _, hard = resource.getrlimit(kind)
-        limit = required if hard == resource.RLIM_INFINITY else min(required, hard)
-        resource.setrlimit(kind, (limit, limit))
+    _limit_to(resource.RLIMIT_AS, now + MEMORY)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_to(kind: int, required: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    limit = required if hard == resource.RLIM_INFINITY else min(required, hard)
+    resource.setrlimit(kind, (limit, limit))
 
 
 def _received(receiving: int) -> bytes | None:

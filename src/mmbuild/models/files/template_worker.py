@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from mmbuild.base.limits import MB
-from mmbuild.base.sandbox import MEMORY, OUTPUT, SECONDS, BoundsExceededError
+from mmbuild.base.sandbox import MEMORY, OUTPUT, SECONDS, BoundsExceededError, limit_memory
 
 _WALL_SECONDS = 10.0 * SECONDS  # allows for a busy machine, and for starting the process
 _CHUNK = 1 << 16
@@ -123,7 +122,7 @@ def main() -> None:
     from mmbuild.models.files import chat_template
 
     chat_template.prepare()
-    _limit_memory()
+    limit_memory()
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
         try:
@@ -140,13 +139,6 @@ def _rendered(request: Mapping[str, Any]) -> list[str | None]:
 
     prompt, failure = chat_template.render_reported(**request)
     return [prompt, failure]
-
-
-def _limit_memory() -> None:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

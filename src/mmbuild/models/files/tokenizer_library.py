@@ -38,7 +38,7 @@ def library_errors() -> Iterator[None]:
 def read_with_library(file: Path) -> Any:
     """The ``tokenizers.Tokenizer`` in ``file``; None if there is no such file, or the library is not installed.
 
-    Saved padding and truncation are removed: engines do not apply them (see :mod:`~mmbuild.models.files.call_settings`).
+    Saved padding and truncation are removed: engines do not apply them (:mod:`mmbuild.models.files.call_settings`).
 
     Raises:
         SmallFileError: MM731, the library cannot load the file, or cannot encode any text with it.
