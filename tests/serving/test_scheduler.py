@@ -62,6 +62,19 @@ def test_short_prompts_are_read_together() -> None:
     assert [piece.key for piece in scheduler.turn(tokens=10).reading] == [3], "who has begun goes on first"
 
 
+def test_a_prompt_that_a_turn_has_room_for_is_not_cut() -> None:
+    scheduler = Scheduler(slots=4, queue=4)
+    scheduler.add(0, length=1)
+    run(scheduler, scheduler.turn(None))
+    for key, length in ((1, 6), (2, 10), (3, 3)):
+        scheduler.add(key, length)
+    turns = [scheduler.turn(tokens=10)]
+    run(scheduler, turns[0])
+    turns.append(scheduler.turn(tokens=10))
+    pieces = [[(piece.key, piece.count, piece.last) for piece in turn.reading] for turn in turns]
+    assert pieces == [[(1, 6, True)], [(2, 10, True)]]
+
+
 def test_a_request_with_a_free_slot_does_not_count_as_waiting() -> None:
     scheduler = Scheduler(slots=2, queue=1)
     for key in range(3):

@@ -123,18 +123,26 @@ class Scheduler:
                 prompts are read whole.
         """
         decoding = tuple(sorted(self._decoding.items(), key=lambda pair: pair[1]))
-        left = tokens if decoding else None
-        reading: list[Reading] = []
-        for known in self._readable():
-            reading.append(self._piece(known, left))
+        reading = tuple(self._chosen(tokens if decoding else None))
+        return Turn(reading, decoding) if reading or decoding else None
+
+    def _chosen(self, most: int | None) -> Iterator[Reading]:
+        """What to read of at most ``most`` tokens; None: a group of whole prompts."""
+        left = most
+        for number, known in enumerate(self._readable(), start=1):
+            rest = known.length - known.done
             if left is None:
-                if len(reading) == self.together:
-                    break
-            elif reading[-1].count >= left:
-                break
+                yield self._piece(known, None)
+                if number == self.together:
+                    return
+            elif rest <= left:
+                yield self._piece(known, rest)
+                left -= rest
             else:
-                left -= reading[-1].count
-        return Turn(tuple(reading), decoding) if reading or decoding else None
+                # A prompt that a turn has room for is not cut: pieces by themselves take longer.
+                if most is not None and rest > most and left:
+                    yield self._piece(known, left)
+                return
 
     def read(self, reading: Reading) -> None:
         """Note that a piece has been read; after the last one the request decodes."""

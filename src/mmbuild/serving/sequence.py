@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,6 +13,12 @@ from mmbuild.backends.torch.logits_processors import rules_of
 from mmbuild.backends.torch.sampling import Sampler
 from mmbuild.serving.jobs import Finish, Job, Piece, TokenLogprob
 from mmbuild.serving.texts import Decode, TextStream
+
+
+@lru_cache(maxsize=8)
+def _never(ids: tuple[int, ...], device: str) -> Tensor:
+    """Token ids on a device, int64 [n]: sending them for each answer would wait for the device."""
+    return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
 class AnswerState:
@@ -26,7 +33,7 @@ class AnswerState:
         self._rules = rules_of(
             stopping.rules, [prompt], stopping.eos_token_ids, stopping.max_new_tokens, device
         )
-        self._never = torch.tensor(stopping.suppressed_token_ids, dtype=torch.int64, device=device)
+        self._never = _never(stopping.suppressed_token_ids, device)
         self._sampler = Sampler(job.sampling, 1, device) if job.sampling.temperature > 0 else None
         self._watch = stopping.repetition.watch() if stopping.repetition else None
         self._largest: list[float] = []

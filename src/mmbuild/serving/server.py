@@ -191,7 +191,7 @@ class _Runner:
             began = time.monotonic()
             with working("loading the engine"):
                 engine = self._load()
-                engine.session.prepare()
+                engine.prepare()
             options = self._options
             loop = EngineLoop(
                 engine,

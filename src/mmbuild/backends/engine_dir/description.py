@@ -18,10 +18,10 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import ENGINE_JSON
 
-VERSION = 4
+VERSION = 5
 # Of versions 2 and 3 everything can be read except a torch engine's packages: an LLM's had other inputs before 3, and
 # a visual engine was one package before 4.
-_READABLE = (2, 3, VERSION)
+_READABLE = (2, 3, 4, VERSION)
 DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
 KERNELS = "kernels"

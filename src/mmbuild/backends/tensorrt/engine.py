@@ -197,6 +197,9 @@ class VisualEngine:
         self.ask({"op": "run", "images": images})
         return self._memory.features[:images].to(self._device, copy=True)
 
+    def prepare(self) -> None:
+        """Nothing: TensorRT has loaded its kernels."""
+
     @property
     def pid(self) -> int:
         """Process id of the child."""

@@ -90,16 +90,24 @@ class Attention(CachedProjections):
         super().__init__(config, llm, make, config.max_seq_len)
         self.llm = llm
 
-    def prefill(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """Fill slots 0..L-1 and attend causally among the L tokens: [B, L, hidden] -> the same."""
-        length = x.shape[1]
+    def prefill(self, x: Tensor, rotation: Rotation, rows: Tensor) -> Tensor:
+        """Fill slots 0..L-1 and attend causally among the L tokens.
+
+        x [B, L, hidden]; rows int64 [B], the cache row of each sequence -> [B, L, hidden].
+        """
         q, k, v = self.project(x, rotation)
-        self.k_cache[:, :, :length] = k.transpose(1, 2)
-        self.v_cache[:, :, :length] = v.transpose(1, 2)
+        self._write(k, v, rows, torch.arange(x.shape[1], device=x.device)[None])
         keys, values = self._for_heads(k.transpose(1, 2), v.transpose(1, 2))
         attended = self.attend(q.transpose(1, 2), keys, values, causal=True)
         out: Tensor = self.dense(attended.transpose(1, 2).flatten(2))
         return out
+
+    def _write(self, k: Tensor, v: Tensor, rows: Tensor, slots: Tensor) -> None:
+        """Write k and v [B, L, kv_heads, d] to rows int64 [B] of the caches, at slots int64 [B or 1, L]."""
+        heads = torch.arange(self.kv_heads, device=k.device)[None, None, :]
+        place = (rows[:, None, None], heads, slots[:, :, None])
+        self.k_cache.index_put_(place, k)
+        self.v_cache.index_put_(place, v)
 
     def _for_heads(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, kv_heads, S, d], repeated for the query heads that share them."""
@@ -119,10 +127,7 @@ class Attention(CachedProjections):
         """
         batch, length = x.shape[:2]
         q, k, v = self.project(x, rotation)
-        rows = torch.arange(batch, device=x.device)[:, None, None]
-        heads = torch.arange(self.kv_heads, device=x.device)[None, None, :]
-        self.k_cache.index_put_((rows, heads, positions[:, :, None]), k)
-        self.v_cache.index_put_((rows, heads, positions[:, :, None]), v)
+        self._write(k, v, torch.arange(batch, device=x.device), positions)
         keys, values = self.k_cache[:, :, : mask.shape[-1]], self.v_cache[:, :, : mask.shape[-1]]
         if _is_one(length) and has_decode_kernel(self.llm, x.dtype, x.device.type):
             from mmbuild.backends.torch.kernels.attention import decode_attention

@@ -1,4 +1,4 @@
-"""Runs decode steps as CUDA graphs.
+"""Runs decode steps and visual towers as CUDA graphs, where launching their kernels takes longer than running them.
 
 A graph has fixed shapes, but the number of sequences varies, and the live part of the cache grows. So there is one
 graph per range of rows and, where attention is not a kernel that finds the live slots by itself, per multiple of
@@ -21,7 +21,7 @@ _WARM_UP_RUNS = 2
 class _Captured:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
-    logits: Tensor
+    result: Tensor
 
 
 Step = Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], Tensor]
@@ -54,21 +54,47 @@ class DecodeGraphs:
         for own, value in zip(captured.inputs, inputs, strict=True):
             own.copy_(value)
         captured.graph.replay()
-        return captured.logits
+        return captured.result
 
     def _capture(self, step: Step, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...]) -> _Captured:
         # The warm-up runs execute this step, so they write the same values to the same cache slots.
         inputs = tuple(value.clone() for value in inputs)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_RUNS):
-                step(inputs, views)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
-            logits = step(inputs, views)
+        graph, logits = _capture(lambda: step(inputs, views), self._memory)
         return _Captured(graph, inputs, logits)
+
+
+class BatchGraphs:
+    """Runs a function of one tensor through a graph for each of its shapes."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The function's result for ``x``."""
+        shape = tuple(x.shape)
+        if shape not in self._captured:
+            own = x.clone()
+            graph, result = _capture(lambda: self._function(own), self._memory)
+            self._captured[shape] = _Captured(graph, (own,), result)
+        captured = self._captured[shape]
+        captured.inputs[0].copy_(x)
+        captured.graph.replay()
+        return captured.result.clone()  # graphs share their memory
+
+
+def _capture(run: Callable[[], Tensor], memory: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP_RUNS):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=memory):
+        result = run()
+    return graph, result
 
 
 def bucket(length: int, limit: int) -> int:

@@ -32,9 +32,9 @@ class Layer(nn.Module):
         self.mlp = Mlp(config, llm, make)
         self.before = llm.layernorm_position == "pre_layernorm"
 
-    def prefill(self, x: Tensor, *rotation: Tensor) -> Tensor:
-        """x [B, L, hidden], cosines and sines if positions are rotary -> [B, L, hidden]."""
-        return self._finish(x, self.attention.prefill(self._enter(x), rotation or None))
+    def prefill(self, x: Tensor, rows: Tensor, *rotation: Tensor) -> Tensor:
+        """x [B, L, hidden], cache rows int64 [B], cosines and sines if positions are rotary -> [B, L, hidden]."""
+        return self._finish(x, self.attention.prefill(self._enter(x), rotation or None, rows))
 
     def extend(self, x: Tensor, positions: Tensor, mask: Tensor, *rotation: Tensor) -> Tensor:
         """The same for tokens at positions [B, L]; mask as in :meth:`Attention.extend`."""

@@ -108,6 +108,12 @@ class Engine:
             contents.require(directory)
         return cls(directory, description, processor=processor)
 
+    def prepare(self) -> None:
+        """On CUDA, do now what the first calls would wait for. No row of the session may hold a sequence that goes
+        on."""
+        self.visual.prepare()
+        self.session.prepare()
+
     @property
     def dtype(self) -> str:
         """Number format of what is not quantized."""

@@ -1,4 +1,4 @@
-"""Small integers between host and device, without waiting for the device."""
+"""Tensors between host and device, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -35,5 +35,11 @@ class HostCopy:
 
 def on_device(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tensor:
     """Integers as an int64 tensor on ``device``."""
-    tensor = torch.tensor(values, dtype=torch.int64)
-    return tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor.to(device)
+    return to_device(torch.tensor(values, dtype=torch.int64), device)
+
+
+def to_device(tensor: Tensor, device: str) -> Tensor:
+    """A tensor on ``device``."""
+    if device == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

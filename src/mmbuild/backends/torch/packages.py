@@ -197,8 +197,9 @@ def _embed(config: EngineConfig) -> Example:
 def _prefill(config: EngineConfig) -> Example:
     rows, length = _prompts(config), _length(config)
     rotation = _rotation(config, rows, length)
-    inputs = (_hidden(config, rows, length), *rotation.inputs)
-    return Example(inputs, (_dims(rows, length), *rotation.dims), rows)
+    inputs = (_hidden(config, rows, length), torch.arange(rows.size), *rotation.inputs)
+    caches = Axis(config.sequences, Dim.STATIC)
+    return Example(inputs, (_dims(rows, length), _dims(rows), *rotation.dims), caches)
 
 
 def _extend(config: EngineConfig, rows: Axis, length: Axis) -> Example:

@@ -41,7 +41,7 @@ class RankWorker:
         _, self._visual = self._engine.inputs(requests)
 
     def _prepare(self) -> None:
-        self._engine.session.prepare()
+        self._engine.prepare()
 
     def _prefill(self, prompts: list[list[int]], visual: Tensor | None, *rows: list[int]) -> None:
         self._engine.session.prefill(prompts, self._features(visual), *rows)

@@ -56,25 +56,23 @@ class RowCaches:
         self._last: _Positions | None = None
 
     def start(
-        self, rows: Rows, lengths: Sequence[int], filled: int, encoded: Sequence[int] | None = None
+        self, rows: Sequence[int], lengths: Sequence[int], filled: int, encoded: Sequence[int] | None = None
     ) -> None:
         """Start sequences whose first ``filled`` slots are about to be written, and clear the others.
 
         Args:
-            rows: Range of rows.
+            rows: Row of each sequence.
             lengths: Tokens of each sequence.
             filled: Slots that will be written in each row, padding included.
             encoded: Tokens that each sequence attends to, the longest of which is written in each row.
         """
-        covered = slice(*rows)
-        _clear(self._own, rows, filled, max(self._written[covered]))
-        self.lengths[covered] = list(lengths)
-        self._written[covered] = [filled] * len(lengths)
+        _clear(self._own, rows, filled, max(self._written[row] for row in rows))
         if encoded is not None:
-            _clear(self._cross, rows, max(encoded), max(self._written_cross[covered]))
-            self.encoded[covered] = list(encoded)
-            self._written_cross[covered] = [max(encoded)] * len(encoded)
-        self.started[covered] = [True] * len(lengths)
+            _clear(self._cross, rows, max(encoded), max(self._written_cross[row] for row in rows))
+        for place, row in enumerate(rows):
+            self.lengths[row], self._written[row], self.started[row] = lengths[place], filled, True
+            if encoded is not None:
+                self.encoded[row], self._written_cross[row] = encoded[place], max(encoded)
 
     def advance(self, rows: Iterable[int], counts: Iterable[int]) -> None:
         """Add tokens to rows."""
@@ -99,7 +97,7 @@ class RowCaches:
             for cache in caches:
                 cache[: len(sources), :, :live] = cache[:, :, :live].index_select(0, index)
             for row in range(len(sources)):
-                _clear(caches, (row, row + 1), live, written[row])
+                _clear(caches, [row], live, written[row])
                 written[row] = live
         self.lengths[: len(sources)] = [self.lengths[row] for row in sources]
         self.encoded[: len(sources)] = [self.encoded[row] for row in sources]
@@ -130,8 +128,9 @@ class RowCaches:
         return torch.tensor(self.encoded[slice(*span)], device=self._device)
 
 
-def _clear(caches: Sequence[Tensor], rows: Rows, first: int, last: int) -> None:
+def _clear(caches: Sequence[Tensor], rows: Sequence[int], first: int, last: int) -> None:
     """Zero slots ``first`` to ``last`` of rows."""
-    if first < last:
+    if first < last and caches:
+        index = on_device(rows, caches[0].device.type)
         for cache in caches:
-            cache[rows[0] : rows[1], :, first:last] = 0
+            cache[:, :, first:last].index_fill_(0, index, 0)

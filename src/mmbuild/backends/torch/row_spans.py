@@ -36,7 +36,7 @@ def in_order(parts: Sequence[Tensor], found: Spans) -> Tensor:
     if len(parts) == 1 and order == sorted(order):
         return parts[0]
     joined = torch.cat(list(parts))
-    return torch.empty_like(joined).index_copy(0, torch.tensor(order, device=joined.device), joined)
+    return torch.empty_like(joined).index_copy(0, on_device(order, joined.device.type), joined)
 
 
 @dataclass(frozen=True, slots=True)

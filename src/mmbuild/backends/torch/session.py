@@ -15,6 +15,7 @@ from mmbuild.backends.torch.attention import has_decode_kernel
 from mmbuild.backends.torch.bound_packages import BoundPackages
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.cuda_graphs import DecodeGraphs, bucket
+from mmbuild.backends.torch.host_copy import on_device
 from mmbuild.backends.torch.row_caches import RowCaches
 from mmbuild.backends.torch.row_spans import Placement, Rows
 from mmbuild.models.errors import EngineError
@@ -108,11 +109,13 @@ class Session:
         """
         check_batch(self.config, prompts, visual)
         self._rows = self._checked(range(len(prompts)) if rows is None else rows, len(prompts))
-        start = self._encode if self.config.llm.cross_attention else self._prefill
-        spans = row_spans.spans(self._rows)
         with torch.inference_mode():
+            if not self.config.llm.cross_attention:
+                return self._prefill(prompts, visual, self._rows)
+            spans = row_spans.spans(self._rows)
             parts = [
-                start([prompts[place] for place in places], visual, places, span) for places, span in spans
+                self._encode([prompts[place] for place in places], visual, places, span)
+                for places, span in spans
             ]
         return row_spans.in_order(parts, spans)
 
@@ -149,15 +152,14 @@ class Session:
             ]
         return row_spans.in_order(parts, spans)
 
-    def _prefill(
-        self, prompts: Sequence[Sequence[int]], table: Tensor, _: Sequence[int], rows: Rows
-    ) -> Tensor:
+    def _prefill(self, prompts: Sequence[Sequence[int]], table: Tensor, rows: tuple[int, ...]) -> Tensor:
         ids, lengths = self._padded(prompts)
         longest = ids.shape[1]
         self._caches.start(rows, [len(prompt) for prompt in prompts], longest)
         positions = self._slots[:longest].expand(len(prompts), -1).contiguous()
         x, _mask, *rotation = self._packages("embed", ids, positions, self._slots[:1], table)
-        x = self._packages.layers("layer_prefill", x, *rotation, rows=rows)
+        places = on_device(rows, self.device)
+        x = self._packages.layers("layer_prefill", x, places, *rotation, rows=(0, self.config.sequences))
         return self._logits(x, lengths)
 
     def _extend(self, prompts: Sequence[Sequence[int]], table: Tensor, rows: Rows) -> Tensor:
@@ -192,18 +194,15 @@ class Session:
             x, mask = self._packages("encoder_embed", ids, lengths, visual)
             x = self._packages.layers("encoder_layer", x, mask)
             (states,) = self._packages("encoder_finish", x)
-        self._caches.start(rows, [0] * len(prompts), 0, encoded)
+        self._caches.start(range(*rows), [0] * len(prompts), 0, encoded)
         self._packages.each_layer("cross_fill", states, rows)
         return self._decode([start] * len(prompts), tuple(range(*rows)))
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """ids int64 [B, L], right-padded with zeros, and lengths int64 [B]."""
         longest = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        return ids.to(self.device), lengths.to(self.device)
+        ids = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        return on_device(ids, self.device), on_device([len(prompt) for prompt in prompts], self.device)
 
     def select(self, rows: Tensor) -> None:
         """Continue with ``rows`` of the batch, int64 [n], in rows 0 to n - 1; rows may be repeated or dropped.

@@ -13,12 +13,17 @@ from torch import Tensor
 from mmbuild.backends.torch import visual_calls
 from mmbuild.backends.torch.aot_package import LoadedPackage, load_package
 from mmbuild.backends.torch.package_shapes import Sizes, check_sizes, compiled_sizes, mismatch
+from mmbuild.backends.torch.cuda_graphs import BatchGraphs
+from mmbuild.backends.torch.host_copy import to_device
 from mmbuild.backends.torch.visual_calls import Call
 from mmbuild.backends.torch.weights import load_rank_file, select
 from mmbuild.backends.visual.config import check_pixels, make_config, read_description
 from mmbuild.backends.visual.tensors import WEIGHTS
 from mmbuild.models.dtypes import DTYPES
 from mmbuild.models.errors import EngineError
+
+_GRAPHED = 4
+"""The largest batch that runs as a graph. More pictures take the GPU longer than the host takes to launch kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class VisualEngine:
             if path not in loaded:
                 loaded[path] = load_package(path, self._device)
             self._calls.append(_Call(path, sizes[path], loaded[path], call.values, given, call.outputs, last))
+        self._graphs = BatchGraphs(self._run) if self._device == "cuda" else None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """float [images, 3, H, W], images up to max_batch_size -> [images, num_visual_features, hidden].
@@ -96,14 +102,27 @@ class VisualEngine:
         """
         check_pixels(pixels, self.config)
         with torch.inference_mode():
-            values = {0: pixels.to(self._device, DTYPES[self.config.dtype]).contiguous()}
-            count = 1
-            for call in self._calls:
-                values.update(enumerate(call(values), start=count))
-                count += call.outputs
-                for value in call.last:
-                    del values[value]
-            return values[self._result]
+            given = to_device(pixels, self._device).to(DTYPES[self.config.dtype]).contiguous()
+            if self._graphs is not None and len(given) <= _GRAPHED:
+                return self._graphs(given)
+            return self._run(given)
+
+    def prepare(self) -> None:
+        """On CUDA, do now what the first calls would wait for: load kernels, and capture graphs of small batches."""
+        if self._graphs is not None:
+            for count in range(1, min(_GRAPHED, self.config.max_batch_size) + 1):
+                self(torch.zeros(count, 3, *self.config.image_size))
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        """Call the packages one after the other."""
+        values = {0: pixels}
+        count = 1
+        for call in self._calls:
+            values.update(enumerate(call(values), start=count))
+            count += call.outputs
+            for value in call.last:
+                del values[value]
+        return values[self._result]
 
     def _select(self, tensors: Mapping[str, Tensor], call: Call, path: Path) -> list[Tensor]:
         """The weights of a call."""

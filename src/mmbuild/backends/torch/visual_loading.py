@@ -23,6 +23,10 @@ class VisualEngine(Protocol):
         """float [images, 3, H, W], images up to max_batch_size -> [images, num_visual_features, hidden]."""
         ...
 
+    def prepare(self) -> None:
+        """Do now what the first calls would wait for."""
+        ...
+
 
 def load_visual(directory: Path, target: Mapping[str, Any]) -> VisualEngine:
     """Load the visual engine in ``directory``; check the target first
