@@ -23,6 +23,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,9 @@ def main() -> None:
     texts.write_samples(work / "samples", samples)
     checkpoints = mmbuild_side.build(work, forms)
     if "llm-compressor" in options.tools:
-        for name in forms:
-            _compress(options.peers, work, name)
-    expected = work / f"expected-{len(passages)}.pt"
-    if not expected.exists():
-        _remember(expected, load(model, options.device), passages, options.device)
+        with ThreadPoolExecutor(1 if options.device == "cpu" else 5) as pool:
+            list(pool.map(lambda name: _compress(options.peers, work, name), forms))
+    expected = _expected(work, model, passages, options.device)
     for name in forms:
         sides: dict[str, Callable[[], nn.Module]] = {
             "mmbuild": lambda name=name: load(checkpoints[name], options.device),
@@ -128,8 +127,20 @@ def _optimized(model: Path, name: str, samples: Sequence[texts.Sample], device: 
     return optimizer_side.quantize(load(model, device), FORMS[name], prepared)
 
 
+def _expected(
+    work: Path, model: Path, passages: texts.Passages, device: str
+) -> Callable[[], Iterator[Tensor]]:
+    """What the unquantized model predicts, 200 KB a token: on a GPU in its memory, else in a file."""
+    if device != "cpu":
+        known = list(log_probabilities(load(model, device), passages, device))
+        return lambda: iter(known)
+    path = work / f"expected-{len(passages)}.pt"
+    if not path.exists():
+        _remember(path, load(model, device), passages, device)
+    return lambda: _recall(path, device)
+
+
 def _remember(path: Path, model: nn.Module, passages: texts.Passages, device: str) -> None:
-    """Keep what the unquantized model predicts: 200 KB a token."""
     fresh = path.with_suffix(".part")
     with fresh.open("wb") as file:
         for batch in log_probabilities(model, passages, device):
@@ -153,7 +164,7 @@ def _scored(
     name: str,
     tool: str,
     make: Callable[[], nn.Module],
-    expected: Path,
+    expected: Callable[[], Iterator[Tensor]],
     passages: texts.Passages,
     device: str,
 ) -> None:
@@ -163,7 +174,7 @@ def _scored(
     path.parent.mkdir(exist_ok=True)
     started = time.perf_counter()
     found = log_probabilities(make(), passages, device)
-    result = score(_recall(expected, device), found, passages)
+    result = score(expected(), found, passages)
     values = {"divergence": result.divergence.tolist(), "loss": result.loss.tolist()}
     path.write_text(json.dumps(values), encoding="utf-8")
     seconds = time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -46,5 +47,6 @@ def build(root: Path, names: list[str]) -> dict[str, Path]:
         path.write_text(yaml.safe_dump(dict(recipe(name, FORMS[name]))), encoding="utf-8")
         paths.append(path.name)
     command = [sys.executable, "-m", "mmbuild", "apply", *paths, "--store", "store", "--no-progress"]
-    subprocess.run(command, cwd=root, check=True)
+    # Actions have a GPU for themselves, and on cores they run side by side.
+    subprocess.run(command, cwd=root, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     return {name: root / "build" / slug(name) for name in names}

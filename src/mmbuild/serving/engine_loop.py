@@ -194,6 +194,9 @@ class EngineLoop:
             )
 
     def _run(self) -> None:
+        if self._engine.session.device == "cuda":
+            # Copies of pictures are all that the host computes, and threads of OpenMP spin while they wait for work.
+            torch.set_num_threads(1)
         while (turn := self._next_turn()) is not None:
             began = self._clock()
             for readings in groups(turn.reading, self._scheduler.together):

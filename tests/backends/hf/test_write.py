@@ -16,11 +16,31 @@ from support.errors import refused
 from support.hf.checkpoints import FAMILIES, facts, how, tensors, weights
 
 SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape")
+TOWER, FULL_TOWER = "vision_tower.", "vision_tower.vision_model."
+"""How a LLaVA's tower is called by transformers 5, which wrote the demo model, and by versions before it."""
+# What transformers called the parts of a LLaVA until 4.51, from 4.52 on, and from 5 on.
+SPELLINGS = {
+    "4.51": {},
+    "4.52": {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."},
+    "5": {
+        "language_model.model.": "model.language_model.",
+        "language_model.lm_head.": "lm_head.",
+        FULL_TOWER: TOWER,
+    },
+}
+
+
+def original_tensors(family: str) -> dict[str, torch.Tensor]:
+    """Tensors of a demo model, by the names of the first checkpoints of its family."""
+    stored = load_file(FAMILIES[family] / "model.safetensors")
+    if family != "llava":
+        return stored
+    return {name.replace(TOWER, FULL_TOWER): tensor for name, tensor in stored.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_unquantized_checkpoint_holds_the_model_s_tensors(tmp_path, family):
-    original = load_file(FAMILIES[family] / "model.safetensors")
+    original = original_tensors(family)
     written = tensors(weights(tmp_path, family, "none", "float16"))
     assert written.keys() == original.keys()
     assert all(torch.equal(written[name], tensor.half()) for name, tensor in original.items())
@@ -28,7 +48,7 @@ def test_an_unquantized_checkpoint_holds_the_model_s_tensors(tmp_path, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_linear_layers_of_the_decoder_are_quantized(tmp_path, family):
-    original = load_file(FAMILIES[family] / "model.safetensors")
+    original = original_tensors(family)
     written = tensors(weights(tmp_path, family, "int4", "float16"))
     quantized = {name.removesuffix(".weight_packed") for name in written if name.endswith(".weight_packed")}
     llm = facts(family).llm
@@ -132,6 +152,37 @@ def test_older_weight_files_give_the_same_checkpoint(tmp_path):
     assert all(torch.equal(tensor, written[1][name]) for name, tensor in written[0].items())
 
 
+@pytest.mark.parametrize("version", SPELLINGS)
+def test_the_names_of_every_transformers_become_those_that_servers_find(tmp_path, version):
+    def spelt(name: str) -> str:
+        for old, new in SPELLINGS[version].items():
+            name = name.replace(old, new) if name.startswith(old) else name
+        beside = name.startswith(("vision_tower.", "multi_modal_projector."))
+        return f"model.{name}" if version != "4.51" and beside else name
+
+    expected = original_tensors("llava")
+    model = tmp_path / "model"
+    shutil.copytree(FAMILIES["llava"], model)
+    save_file({spelt(name): tensor for name, tensor in expected.items()}, model / "model.safetensors")
+    (tmp_path / "out").mkdir()
+    written = tensors(weights(tmp_path / "out", "llava", "none", "float16", model=model))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], tensor.half()) for name, tensor in expected.items())
+
+
+def test_a_tensor_under_an_older_and_a_newer_name_is_refused(tmp_path):
+    def doubled(content: dict[str, torch.Tensor]) -> None:
+        content["model.multi_modal_projector.linear_1.bias"] = (
+            content["multi_modal_projector.linear_1.bias"] + 1
+        )
+
+    (tmp_path / "out").mkdir()
+    model = damaged(tmp_path, doubled)
+    error = refused(CheckpointError, "MM434", weights, tmp_path / "out", "llava", "none", model=model)
+    assert "`multi_modal_projector.linear_1.bias` twice" in error.message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_buffers_keep_their_integers_and_other_number_formats_are_refused(tmp_path):
     (tmp_path / "a").mkdir()
     positions = torch.arange(7)[None]
@@ -139,7 +190,8 @@ def test_buffers_keep_their_integers_and_other_number_formats_are_refused(tmp_pa
     out = tmp_path / "out"
     out.mkdir()
     assert torch.equal(
-        tensors(weights(out, "llava", "none", "float16", model=model))["vision_tower.position_ids"], positions
+        tensors(weights(out, "llava", "none", "float16", model=model))[f"{FULL_TOWER}position_ids"],
+        positions,
     )
     (tmp_path / "b").mkdir()
     odd = torch.zeros(4, dtype=torch.float8_e4m3fn)

@@ -27,16 +27,25 @@ class Names:
     Attributes:
         decoder: Pattern of what comes before a layer's number.
         ignore: Entries for modules that are not quantized.
+        files: How names of tensors in a model's files begin, and how they begin in the files that are written; each
+            pair applies to the result of those before it.
     """
 
     decoder: str
     ignore: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
 
 
 FAMILIES: Mapping[str, Names] = {
     "llava": Names(
         r".*language_model\.(model\.)?layers",
         ("re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"),
+        (
+            (r"model\.language_model\.", "language_model.model."),
+            (r"lm_head\.", "language_model.lm_head."),
+            (r"model\.(?=vision_tower\.|multi_modal_projector\.)", ""),
+            (r"vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
+        ),
     ),
     "blip2-opt": Names(
         r".*language_model\.model\.decoder\.layers",
@@ -66,6 +75,17 @@ def targets(family: str, llm: LlmFacts) -> list[str]:
 def ignored(family: str) -> list[str]:
     """The entries that name the other modules."""
     return list(FAMILIES[family].ignore)
+
+
+def name_in_files(family: str, name: str) -> str:
+    """What a tensor is called in the files that are written: as in the first checkpoints of its family.
+
+    transformers still reads those names. vLLM 0.26 and SGLang do not find the tower of a LLaVA in files that
+    transformers 5 wrote, where ``vision_model`` is left out.
+    """
+    for pattern, beginning in FAMILIES[family].files:
+        name = re.sub(rf"^{pattern}", beginning, name)
+    return name
 
 
 def matches(name: str, entries: Sequence[str]) -> str | None:

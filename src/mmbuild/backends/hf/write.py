@@ -1,18 +1,20 @@
 """Writes the weights of a Hugging Face directory: one decoder layer in memory at a time, other tensors in blocks.
 
-Tensors keep the names that they have in the model's files, which every loader of the model knows.
+Tensors get the names that every loader of the model knows (:func:`mmbuild.backends.hf.names.name_in_files`).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbuild.backends.hf.layer import How, quantize_layer, stored_shapes
+from mmbuild.backends.hf.names import name_in_files
 from mmbuild.backends.hf.sites import linear_names
 from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.models.checkpoint import writer
@@ -21,6 +23,7 @@ from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, req
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.checkpoint.tensor_table import tensors
 from mmbuild.models.checkpoint.writer import TensorEntry
+from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +85,8 @@ def write(
             no module.
     """
     with open_weights(model) as stored, ExitStack() as files:
-        parts = list(_parts(stored, family, llm, dtype, how))
+        parts = [_renamed(part, family) for part in _parts(stored, family, llm, dtype, how)]
+        _require_different(parts)
         opened: dict[str, tuple[writer.OpenFile, TensorEntry]] = {}
         shards = _shards(parts, shard)
         for number, group in enumerate(shards, start=1):
@@ -91,7 +95,8 @@ def write(
             opened.update((entry.name, (file, entry)) for entry in entries)
         total, done = sum(entry.size for part in parts for entry in part.entries), 0
         for part in parts:
-            for name, blocks in _tensors(part, stored, dtype, how, inputs):
+            for source, blocks in _tensors(part, stored, dtype, how, inputs):
+                name = name_in_files(family, source)
                 file, entry = opened[name]
                 written = 0
                 for block in blocks:
@@ -124,6 +129,23 @@ def _parts(
             yield Part(
                 prefix, names, tuple(_layer_entries(prefix, names, stored, dtype, how)), quantized=True
             )
+
+
+def _renamed(part: Part, family: str) -> Part:
+    entries = tuple(replace(entry, name=name_in_files(family, entry.name)) for entry in part.entries)
+    return replace(part, entries=entries)
+
+
+def _require_different(parts: Iterable[Part]) -> None:
+    """Check that no two tensors get the same name."""
+    counts = Counter(entry.name for part in parts for entry in part.entries)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise CheckpointError(
+            f"the model's files hold `{twice[0]}` twice, under an older and a newer name",
+            code="MM434",
+            hint="save the model once more with transformers, into an empty directory",
+        )
 
 
 def _plain(name: str, tensor: StoredTensor, dtype: str) -> TensorEntry:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mmbuild.backends.torch import visual_calls
 from mmbuild.backends.torch.aot_package import LoadedPackage, load_package
-from mmbuild.backends.torch.package_shapes import Sizes, check_sizes, compiled_sizes, mismatch
 from mmbuild.backends.torch.cuda_graphs import BatchGraphs
 from mmbuild.backends.torch.host_copy import to_device
+from mmbuild.backends.torch.package_shapes import Sizes, check_sizes, compiled_sizes, mismatch
 from mmbuild.backends.torch.visual_calls import Call
 from mmbuild.backends.torch.weights import load_rank_file, select
 from mmbuild.backends.visual.config import check_pixels, make_config, read_description

@@ -1,0 +1,1 @@
+"""Checkpoints of backend hf in vLLM, and in transformers beside it."""
