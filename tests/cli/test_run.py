@@ -125,7 +125,6 @@ def places(engine, tmp_path):
     ("arguments", "status", "code", "words"),
     [
         (["ENGINE", "--prompt", "how many ? " * 100], 1, "MM512", "1 to 128"),
-        (["ENGINE", *["--prompt", "how many ?"] * 5], 1, "MM511", "1 to 4"),
         (["ENGINE", "--image", "BROKEN", "--prompt", "how many ?"], 1, "MM517", "broken.png"),
         (
             ["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"],
@@ -164,7 +163,6 @@ def test_bad_input_is_reported_on_one_screen(places, capsys, arguments, status, 
     ("arguments", "code"),
     [
         (["ENGINE", "--prompt", "how many ? " * 100], "MM512"),
-        (["ENGINE", *["--prompt", "how many ?"] * 5], "MM511"),
         (["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"], "MM517"),
         (["ENGINE", "--image", "BROKEN", "--prompt", "how many ?"], "MM517"),
         (["ENGINE", "--image", "TRUNCATED", "--prompt", "how many ?"], "MM517"),
@@ -181,6 +179,24 @@ def test_bad_input_is_noticed_before_the_engine_is_loaded(
     words = [{**places, "TRUNCATED": str(truncated)}.get(word, word) for word in arguments]
     assert f"[{code}]" in run_output(capsys, *words, status=1).err
     assert loaded == []
+
+
+@pytest.mark.slow
+def test_more_questions_than_max_batch_size_are_answered_in_batches(engine, capsys):
+    """Each answer is drawn as it would be alone, with a seed of its own."""
+    words = ["shapes", "stars", "green shapes", "circles", "crosses"]
+    prompts = [word for one in words for word in ("--prompt", f"how many {one} ?")]
+    drawn_with = ["--temperature", "2", "--json"]
+    together = json.loads(run_output(capsys, engine, *prompts, *drawn_with, "--seed", "3").out)
+    alone = [
+        json.loads(
+            run_output(capsys, engine, "--prompt", f"how many {one} ?", *drawn_with, "--seed", str(seed)).out
+        )
+        for seed, one in enumerate(words, start=3)
+    ]
+    answers = [answer for item in alone for answer in item["answers"]]
+    assert together["answers"] == answers
+    assert together["profile"]["new_tokens"] == sum(item["profile"]["new_tokens"] for item in alone)
 
 
 @pytest.mark.slow

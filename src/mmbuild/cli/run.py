@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @commands.command("run")
 @build_arguments("build")
-@click.option("--image", "images", multiple=True, metavar="FILE", help="Image file; repeat for a batch.")
-@click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for a batch. Nougat takes none.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="Image file; repeat for several.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for several. Nougat takes none.")
 @click.option("--together", is_flag=True, help="Pass all images to one prompt (VILA).")
 @options.max_new_tokens_option("Maximum tokens per answer (default and limit: max_output_len).")
 @click.option(
@@ -86,9 +86,9 @@ def command(
     a modified engine is refused; --no-check skips this. Only run engines from people you trust.
 
     BUILD is the directory that `mmbuild apply` prints, or its name. Answers go to stdout, one line each. A single
-    prompt is used with every image, a single image with every prompt; otherwise images and prompts are paired.
-    Prompts are put into the model's chat template unless they contain the image token. Nougat reads pages and takes
-    no prompt.
+    prompt is used with every image, a single image with every prompt; otherwise images and prompts are paired. Up to
+    max_batch_size of them are answered at once. Prompts are put into the model's chat template unless they contain the
+    image token. Nougat reads pages and takes no prompt.
 
     Decoding is greedy unless --temperature or --num-beams is given. It follows the model's generation_config.json
     (docs/generation-settings.md), except for sampling and the number of beams.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,12 @@ class Generation:
 
     answers: tuple[Answer, ...]
     profile: Profile
+
+
+def joined(parts: Sequence[Generation]) -> Generation:
+    """Batches that were answered one after the other, as one: times and numbers are sums, memory is the largest."""
+    profiles = [part.profile for part in parts]
+    names = [field.name for field in fields(Profile) if field.name != "peak_bytes"]
+    sums = {name: sum(getattr(one, name) for one in profiles) for name in names}
+    answers = tuple(answer for part in parts for answer in part.answers)
+    return Generation(answers, Profile(**sums, peak_bytes=max(one.peak_bytes for one in profiles)))

@@ -112,7 +112,7 @@ def answer(build: str, request: Mapping[str, Any], show: str) -> None:
         found = Answers(pieces=engine.stream_text(requests[0], stopping, sampling), notes=notes)
     else:
         with working("answering"):
-            generation = engine.run(requests, stopping, sampling, beams)
+            generation = _run(engine, requests, stopping, sampling, beams)
         found = _answers(asked.pairs, generation, notes)
     present(found, asked, show)
 
@@ -123,13 +123,13 @@ def _checked_processor(build: Path, pairs: Sequence[Pair]) -> Processor | None:
     None in ranks other than 0, which get encoded requests.
 
     Raises:
-        EngineError: MM511, there are more prompts than the engine takes at once; MM512, one is too long; MM517, an
-            image cannot be read; MM518, prompt and images do not match.
+        EngineError: MM512, a prompt is too long; MM517, an image cannot be read; MM518, prompt and images do not
+            match.
     """
     from mmbuild.backends.engine_dir import description as layout
     from mmbuild.backends.torch.config import from_json
     from mmbuild.backends.torch.distributed import mpirun
-    from mmbuild.backends.torch.session import check_sizes
+    from mmbuild.backends.torch.session import check_lengths
     from mmbuild.models.families.processor import encode, load_processor
 
     if mpirun.rank_here():
@@ -139,7 +139,7 @@ def _checked_processor(build: Path, pairs: Sequence[Pair]) -> Processor | None:
     processor = load_processor(build / layout.PROCESSOR, description.family)
     lengths = [len(encode(processor, prompt, list(images)).ids) for images, prompt in pairs]
     if config.encoder is not None or not config.cross_len:  # others start with a single token
-        check_sizes(config, lengths)
+        check_lengths(config, lengths)
     return processor
 
 
@@ -149,15 +149,34 @@ def _encoded(engine: Engine, pairs: Sequence[Pair]) -> tuple[list[Request], tupl
     return requests, tuple(dict.fromkeys(how for item in requests for how in item.conversions))
 
 
+def _run(
+    engine: Engine, requests: Sequence[Request], stopping: Stopping, sampling: Sampling, beams: Beams
+) -> Generation:
+    """Answer in batches of at most max_batch_size. Each answer is drawn with its own seed, whatever the batch."""
+    from mmbuild.backends.torch.outputs import joined
+    from mmbuild.backends.torch.sampling import SEEDS
+
+    size = engine.config.max_batch_size
+
+    def run(start: int) -> Generation:
+        own = replace(sampling, seed=(sampling.seed + start) % SEEDS)
+        return engine.run(requests[start : start + size], stopping, own, beams)
+
+    return joined([run(start) for start in range(0, len(requests), size)])
+
+
 def _in_batches(
     engine: Engine, asked: RunRequest, stopping: Stopping, sampling: Sampling, beams: Beams
 ) -> Iterator[Answer]:
     """Answers to all pairs; images are opened batch by batch, so that a data set does not have to fit into memory."""
+    from mmbuild.backends.torch.sampling import SEEDS
+
     size = asked.batch or len(asked.pairs)
     for start in range(0, len(asked.pairs), size):
         pairs = asked.pairs[start : start + size]
         requests, _ = _encoded(engine, pairs)
-        found = _answers(pairs, engine.run(requests, stopping, sampling, beams), ())
+        own = replace(sampling, seed=(sampling.seed + start) % SEEDS)
+        found = _answers(pairs, _run(engine, requests, stopping, own, beams), ())
         for item, encoded in zip(found.answers, requests, strict=True):
             yield replace(item, notes=encoded.conversions)
 

@@ -330,6 +330,15 @@ def check_sizes(config: EngineConfig, lengths: Sequence[int]) -> None:
         EngineError: MM511, there are too many; MM512, one is empty or too long.
     """
     check_count(len(lengths), config.max_batch_size)
+    check_lengths(config, lengths)
+
+
+def check_lengths(config: EngineConfig, lengths: Sequence[int]) -> None:
+    """Check that the engine supports prompts with these numbers of tokens.
+
+    Raises:
+        EngineError: MM512, one is empty or too long.
+    """
     for number, length in enumerate(lengths, start=1):
         if not 1 <= length <= config.max_input_len:
             raise EngineError(
