@@ -190,6 +190,7 @@ def test_the_address_of_a_model_is_not_a_recipe(capsys: pytest.CaptureFixture[st
     assert "`mmbuild init hf://llava-hf/llava-1.5-7b-hf` writes a recipe for it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_apply_offline_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a request would be refused, not forbidden
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

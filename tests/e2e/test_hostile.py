@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.projects.forked import run_forked
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -48,12 +50,13 @@ class Project:
             "MMBUILD_STEPS": "support.steps.recipe_steps:TABLE",
             "MMBUILD_REMOTE": "off",
             "XDG_CACHE_HOME": str(self.root / "cache"),
-            "PYTHONPATH": os.pathsep.join(
-                [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]),
             "NO_COLOR": "1",
             **options.pop("environment", {}),
         }
+        if not options:
+            done = run_forked([str(argument) for argument in arguments], self.root, environment, SECONDS)
+            return self._checked(done, done.stdout + done.stderr)
         options = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
@@ -70,9 +73,11 @@ class Project:
             check=False,
             **options,
         )
-        done.text = (done.stdout or b"").decode(errors="replace") + (done.stderr or b"").decode(
-            errors="replace"
-        )
+        printed = (stream or b"" for stream in (done.stdout, done.stderr))
+        return self._checked(done, b"".join(printed).decode(errors="replace"))
+
+    def _checked(self, done, text):
+        done.text = text
         assert "Traceback" not in done.text
         assert "bug in mmbuild" not in done.text
         return done

@@ -190,7 +190,7 @@ def test_a_measurement(build, tmp_path) -> None:
 
 def test_an_interrupted_measurement_keeps_its_finished_runs(build, tmp_path) -> None:
     out = tmp_path / "a.json"
-    words = ("--batch", "4,1", "--requests", "40", "--ignore-eos", "-o", str(out))
+    words = ("--batch", "4,1", "--requests", "16", "--ignore-eos", "-o", str(out))
     with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as place:
         measuring = subprocess.Popen(
             [sys.executable, "-m", "mmbuild", "bench", str(build), *words],

@@ -159,8 +159,8 @@ def test_a_layer_of_several_ranks_is_done_with_its_last_rank() -> None:
     assert [count("layers.0.a"), count("layers.0.a")] == [Amount(0, 1, "layers"), Amount(1, 1, "layers")]
 
 
-UNITS: Mapping[str, Mapping[str, str]] = {
-    "llava-int4.yaml": {
+UNITS: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("llava-int4.yaml", "float32"): {
         "convert": BYTES,
         "quantize": "layers",
         "build_llm": "packages",
@@ -170,15 +170,16 @@ UNITS: Mapping[str, Mapping[str, str]] = {
         "measure": "questions",
         "verify": "questions",
     },
-    "llava-awq.yaml": {"quantize": "layers", "assemble": BYTES},
+    # In the format in which it is examined too: e2e/test_exam_calibrated.py.
+    ("llava-awq.yaml", "float16"): {"quantize": "layers", "assemble": BYTES},
 }
-"""Step -> unit of its last amount in an apply of the recipe, which compiles."""
+"""Step -> unit of its last amount in an apply of the recipe with this `engine.dtype`, which compiles."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", UNITS)
+@pytest.mark.parametrize(("recipe", "dtype"), UNITS)
 def test_every_step_of_an_apply_ends_at_its_total(
-    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recipe: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     last: dict[str, Amount] = {}
@@ -187,7 +188,8 @@ def test_every_step_of_an_apply_ends_at_its_total(
         if event.kind is EventKind.PROGRESS and (amount := from_data(event.data)) is not None:
             last[event.label.partition("/")[2]] = amount
 
-    plan = api.plan(api.load_recipe(RECIPES / recipe), store=tmp_path / "store", build_dir=tmp_path / "build")
+    variants = api.load_recipe(RECIPES / recipe, [f"engine.dtype={dtype}"])
+    plan = api.plan(variants, store=tmp_path / "store", build_dir=tmp_path / "build")
     api.apply(plan, sink=sink)
-    for step, unit in UNITS[recipe].items():
+    for step, unit in UNITS[recipe, dtype].items():
         assert (last[step].unit, last[step].complete) == (unit, True), step

@@ -38,7 +38,7 @@ def test_it_answers_about_combinations_it_was_never_trained_on(family: str) -> N
     assert right >= WANTED
 
 
-@pytest.mark.slow  # 4 s each, of the shipped files alone
+@pytest.mark.extended  # 4 s each, of the shipped files alone
 @pytest.mark.parametrize(
     ("family", "precision", "levels"),
     [("blip2-opt", "fp16", None), ("blip2-opt", "fp16", "int4"), ("blip2-t5", "bf16", None)],

@@ -33,7 +33,8 @@ def model(levels: int | None) -> LlavaForConditionalGeneration:
     return loaded
 
 
-@pytest.mark.slow  # 6 s each, of the shipped files alone: no change of src makes a difference
+# Of the shipped files alone: no change of src makes a difference. The engines' answers: e2e/test_exam.py.
+@pytest.mark.extended
 @pytest.mark.parametrize("levels", [None, 8], ids=["fp16", "int4"])
 def test_it_answers_about_combinations_it_was_never_trained_on(processor, exam, levels) -> None:  # type: ignore[no-untyped-def]
     shares = llava.examine(model(levels), exam, processor, "cpu", blank=False)

@@ -79,7 +79,7 @@ def test_it_answers_about_one_and_two_pictures_it_was_never_trained_on() -> None
     assert min(right.values()) >= WANTED
 
 
-@pytest.mark.slow  # 6 s each, of the shipped files alone
+@pytest.mark.extended  # 6 s each, of the shipped files alone
 @pytest.mark.parametrize("levels", [None, "int4"])
 def test_it_answers_in_the_precisions_of_its_engines(levels: str | None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "llm")

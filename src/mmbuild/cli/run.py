@@ -87,8 +87,8 @@ def command(
 
     BUILD is the directory that `mmbuild apply` prints, or its name. Answers go to stdout, one line each. A single
     prompt is used with every image, a single image with every prompt; otherwise images and prompts are paired. Up to
-    max_batch_size of them are answered at once. Prompts are put into the model's chat template unless they contain the
-    image token. Nougat reads pages and takes no prompt.
+    max_batch_size of them are answered at once. Prompts are put into the model's chat template unless they contain
+    the image token. Nougat reads pages and takes no prompt.
 
     Decoding is greedy unless --temperature or --num-beams is given. It follows the model's generation_config.json
     (docs/generation-settings.md), except for sampling and the number of beams.

@@ -19,16 +19,26 @@ from mmbuild.models.errors import CheckpointError
 from mmbuild.steps import measure
 from support.errors import refused
 from support.hf.checkpoints import FAMILIES, MODELS, checkpoint, facts, tensors, unpack
-from support.marks import slow_except
 
 FORM = [("int8", None), ("int4", None), ("int4", 64), ("int4_awq", 64), ("smoothquant", None), ("fp8", None)]
-QUANTIZED = [
-    (family, algorithm, group, dtype)
-    for family in FAMILIES
-    for algorithm, group in FORM
-    for dtype in ("float32", "float16", "bfloat16")
-]
+DTYPES = ("float32", "float16", "bfloat16")
 FAST = ("llava", "int4", None, "float32")
+
+
+def marks(turn: int, values: tuple[object, ...]):
+    """Slow: each form of each family in one format, the formats taking turns; extended: in the others."""
+    if values == FAST:
+        return ()
+    return pytest.mark.slow if DTYPES[turn % len(DTYPES)] == values[-1] else pytest.mark.extended
+
+
+QUANTIZED = [
+    pytest.param(*values, marks=marks(2 * own + turn, values))
+    for own, family in enumerate(FAMILIES)
+    for turn, (algorithm, group) in enumerate(FORM)
+    for values in ((family, algorithm, group, dtype) for dtype in DTYPES)
+]
+PLAIN = [pytest.param(family, "none", None, "float16", marks=pytest.mark.slow) for family in FAMILIES]
 QUESTIONS = {
     "llava": ["how many shapes ?", "what colour ?"],
     "blip2-opt": ["Question: how many shapes ? Answer:", "Question: what colour ? Answer:"],
@@ -42,7 +52,7 @@ def loaded(directory) -> HfEngine:
     return engine
 
 
-@pytest.mark.parametrize(("family", "algorithm", "group", "dtype"), slow_except(QUANTIZED, FAST))
+@pytest.mark.parametrize(("family", "algorithm", "group", "dtype"), QUANTIZED)
 def test_the_weights_that_transformers_runs_are_mmbuild_s_to_the_bit(family, algorithm, group, dtype):
     directory, form = checkpoint(family, algorithm, dtype, group), FORMS[algorithm]
     stored, engine = tensors(directory), loaded(directory)
@@ -63,10 +73,7 @@ def test_the_weights_that_transformers_runs_are_mmbuild_s_to_the_bit(family, alg
         assert torch.equal(module.weight, arithmetic.widened(values, scales)), name
 
 
-@pytest.mark.parametrize(
-    ("family", "algorithm", "group", "dtype"),
-    slow_except([*QUANTIZED, *((family, "none", None, "float16") for family in FAMILIES)], FAST),
-)
+@pytest.mark.parametrize(("family", "algorithm", "group", "dtype"), [*QUANTIZED, *PLAIN])
 def test_its_tokens_are_the_original_model_s(family, algorithm, group, dtype):
     directory = checkpoint(family, algorithm, dtype, group)
     engine = loaded(directory)

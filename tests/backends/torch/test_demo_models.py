@@ -80,8 +80,10 @@ def test_beams_find_the_reference_s_answer(family):
 @pytest.mark.parametrize(
     ("family", "dtype", "quantization"),
     [
-        ("blip2-opt", "float32", "int8"),
-        ("blip2-t5", "bfloat16", "none"),
+        ("blip2-opt", "float32", "none"),
+        pytest.param("blip2-opt", "float32", "int8", marks=pytest.mark.extended),
+        ("blip2-t5", "float32", "none"),
+        pytest.param("blip2-t5", "bfloat16", "none", marks=pytest.mark.extended),
         pytest.param("vila", "float32", "int4", marks=pytest.mark.extended),
     ],
 )
@@ -106,11 +108,13 @@ def test_pages_are_read():
     assert wrong <= 0.03 * sum(len(item.answer) for item in requested)
 
 
+# LLaVA with int8 and int4: test_engine.py.
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("family", "quantization", "layers", "levels"),
     [
         ("blip2-opt", "int8", "language_model.model.decoder.layers", 128),
-        pytest.param("vila", "int4", "llm.model.layers", 8, marks=pytest.mark.extended),
+        ("vila", "int4", "llm.model.layers", 8),
     ],
 )
 def test_quantized_engines_give_the_tokens_of_transformers_on_rounded_weights(

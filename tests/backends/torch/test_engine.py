@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 
 TOKENS = 32
 SEEDS = (2, 3, 5, 11)
-_SEEDS = [pytest.param(seed, marks=pytest.mark.extended) if seed > 3 else seed for seed in SEEDS]
 
 
 def demo_requests(engine, seed, count):
@@ -45,7 +44,9 @@ def test_the_random_models_cover_what_they_should():
     assert any(text["head_dim"] * text["num_attention_heads"] != text["hidden_size"] for text in texts)
 
 
-@pytest.mark.parametrize("seed", _SEEDS)
+# A LLaMA of random shapes is compiled for VILA too: test_families.py.
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", SEEDS)
 def test_random_shapes_give_the_reference_s_tokens_alone_and_in_a_batch(seed):
     engine = random_engine(seed)
     reference = load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
@@ -86,12 +87,12 @@ def test_two_pictures_lead_to_two_continuations():
     assert one.text != other.text
 
 
-def test_an_int8_engine_gives_the_tokens_of_transformers_on_rounded_weights():
-    """LLaMA with int4: ``test_demo_models.py``, of VILA."""
-    engine = demo_engine("float32", "int8")
+@pytest.mark.parametrize(("quantization", "levels"), [("int8", 128), ("int4", 8)])
+def test_a_weight_only_engine_gives_the_tokens_of_transformers_on_rounded_weights(quantization, levels):
+    engine = demo_engine("float32", quantization)
     reference = load_reference("llava", {"model": DEMO}, "float32", "cpu")
     plain = continue_greedily(reference, demo_requests(engine, 9, 1)[0], TOKENS)
-    with rounded(reference, "language_model.layers", 128):
+    with rounded(reference, "language_model.layers", levels):
         for request in demo_requests(engine, 9, 3):
             compared = compare(engine, request, continue_greedily(reference, request, TOKENS))
             assert compared.engine_tokens == compared.reference_tokens

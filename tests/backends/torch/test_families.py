@@ -19,7 +19,7 @@ MODELS = [
     ("blip2-opt/two", 10),
     pytest.param("blip2-opt/two", 6, marks=pytest.mark.extended),
     pytest.param("blip2-t5", 4, marks=pytest.mark.extended),
-    ("blip2-t5/two", 1),
+    ("blip2-t5/two", 10),
     ("nougat", 1),
     pytest.param("nougat", 7, marks=pytest.mark.extended),
     ("vila", 1),

@@ -18,7 +18,7 @@ from support.errors import refused
 
 pytestmark = pytest.mark.slow
 
-MODELS = [("blip2-opt", 10), ("blip2-t5", 1), ("nougat", 1), ("vila", 1)]
+MODELS = [("blip2-opt", 10), ("blip2-t5", 10), ("nougat", 1), ("vila", 1)]
 models = pytest.mark.parametrize(("family", "seed"), MODELS)
 LENGTHS = [3, 9, 1]
 
@@ -117,7 +117,7 @@ def test_the_last_slot_is_used_and_the_one_behind_it_refused(family, seed):
     assert str(built.config.max_seq_len) in error.message
 
 
-@pytest.mark.parametrize(("family", "seed"), [("blip2-opt", 10), ("blip2-t5", 1)])
+@pytest.mark.parametrize(("family", "seed"), [("blip2-opt", 10), ("blip2-t5", 10)])
 def test_empty_prompts_are_answered_as_by_the_reference(family, seed):
     built = engine(family, seed)
     (shown,) = requests(built, [4], seed)

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 TOKENS = 12
 MODELS = [
-    ("llava", 3),
+    pytest.param("llava", 3, marks=pytest.mark.extended),  # a LLaMA, as VILA's
     ("blip2-opt", 10),
-    ("blip2-t5", 1),
+    ("blip2-t5", 10),
     ("nougat", 1),
     ("vila", 1),
     ("vila/flat", 1),
@@ -100,7 +100,7 @@ def test_beams_are_transformers(monkeypatch, name, seed, about):
     assert [list(answer.token_ids) for answer in found] == right
 
 
-@pytest.mark.parametrize(("name", "seed"), [("blip2-t5", 1), ("nougat", 1)])
+@pytest.mark.parametrize(("name", "seed"), [("blip2-t5", 10), ("nougat", 1)])
 def test_answers_begin_with_the_start_token_of_the_settings(tmp_path, name, seed):
     directory = family_engines.directory(name, seed)
     start = {"decoder_start_token_id": 17}

@@ -79,6 +79,18 @@ def test_equal_graphs_have_one_key(same):
     assert key(same()) == key() is not None
 
 
+def test_graphs_derived_from_others_have_one_key_wherever_these_are_in_memory():
+    """As visual sides are: their nodes remember the graphs that they were in."""
+    first, second = (graph().run_decompositions({}) for _ in range(2))
+    remembered = [
+        {source.graph_id for node in program.graph.nodes for source in node.meta.get("from_node", ())}
+        for program in (first, second)
+    ]
+    assert all(remembered)
+    assert remembered[0].isdisjoint(remembered[1])
+    assert key(first) == key(second) is not None
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -17,7 +17,7 @@ from torch._inductor import codecache, cpp_builder
 from mmbuild.backends.torch import package_runtime
 from mmbuild.backends.torch.aot_package import cpu_isa, load_package
 from mmbuild.backends.torch.export import compile_package, export
-from mmbuild.backends.torch.package_runtime import link_stub
+from mmbuild.backends.torch.package_runtime import kept_headers, link_stub
 
 TARGET = {"device": "cpu", "sm": None, "isa": cpu_isa()}
 # What torch's interface has and nobody here calls.
@@ -76,16 +76,19 @@ def test_the_torch_installed_generates_what_is_left_out(package):
 
 
 @pytest.mark.slow
-def test_a_package_asks_for_the_libraries_that_torch_links_it_with(tmp_path, monkeypatch):
+def test_a_package_asks_for_the_libraries_that_torch_links_it_with(package, tmp_path, monkeypatch):
     """Linked with the stub, and with torch's own library."""
+    assert link_stub._directory() is not None
+    monkeypatch.setattr(link_stub, "_directory", lambda: None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    # Without precompiled headers, which no other test would use: their names depend on where libraries are.
+    with torch._inductor.config.patch("aot_inductor.precompile_headers", False):
+        path = compiled(
+            Scaled(), (torch.zeros(3, 8), torch.zeros(8, 8)), (None, None), tmp_path / "plain.pt2"
+        )
     needed = []
-    for name, stub in (("with", link_stub._directory()), ("without", None)):
-        assert (stub is None) == (name == "without")
-        monkeypatch.setattr(link_stub, "_directory", lambda stub=stub: stub)
-        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / name))
-        inputs = (torch.zeros(3, 8), torch.zeros(8, 8))
-        path = compiled(Scaled(), inputs, (None, None), tmp_path / f"{name}.pt2")
-        (tmp_path / "library.so").write_bytes(source_and_library(path)[1])
+    for linked in (package, path):
+        (tmp_path / "library.so").write_bytes(source_and_library(linked)[1])
         listed = subprocess.run(
             ["readelf", "-d", tmp_path / "library.so"], capture_output=True, text=True, check=True
         )
@@ -166,8 +169,9 @@ def test_a_graph_with_constants_keeps_the_interface_of_torch(tmp_path):
 
 
 @pytest.fixture
-def precompiled(monkeypatch):
-    """What is precompiled: header, command and options."""
+def precompiled(monkeypatch, tmp_path):
+    """What is precompiled, where nothing was before: header, command and options."""
+    monkeypatch.setattr(kept_headers, "default_cache_dir", lambda: str(tmp_path))
     found = []
 
     def precompile(header, command, **options):
@@ -179,7 +183,7 @@ def precompiled(monkeypatch):
 
 
 def test_both_headers_are_precompiled_at_once(precompiled):
-    with package_runtime.reduced():
+    with package_runtime.reduced(bytes):
         header = codecache._precompile_header(
             "w.h", "g++", min_optimize=True, device_type="cpu", vec_isa="avx2"
         )
@@ -192,7 +196,7 @@ def test_both_headers_are_precompiled_at_once(precompiled):
 
 
 def test_no_other_header_is_precompiled_with_that_of_kernels_or_for_a_gpu(precompiled):
-    with package_runtime.reduced():
+    with package_runtime.reduced(bytes):
         codecache._precompile_header("k.h", "g++", device_type="cpu")
         codecache._precompile_header("w.h", "g++", min_optimize=True, device_type="cuda")
     assert [header for header, *_ in precompiled] == ["k.h", "w.h"]

@@ -16,6 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.processor import Processor, Request, encode, load_processor
+from support.marks import slow_except
 from support.models import tiny_families as tiny
 
 BLIP2 = ["blip2-opt", "blip2-t5"]
@@ -77,7 +78,7 @@ def test_two_sources_speak_with_the_first_and_see_with_the_second(family: str, t
     assert found.pixels.shape == (1, 3, *facts.visual.image_size)
 
 
-@pytest.mark.parametrize("family", BLIP2)
+@pytest.mark.parametrize("family", slow_except(BLIP2, "blip2-opt"))
 def test_blip2_looks_at_one_picture_in_front_of_the_text(family: str, tmp_path: Path) -> None:
     tiny.save_model(family, 1, tmp_path)
     processor = load_processor(tmp_path, family)

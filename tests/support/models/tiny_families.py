@@ -181,7 +181,7 @@ def save_in_two(name: str, seed: int, root: Path) -> dict[str, Path]:
 
 
 def llama_config(seed: int) -> LlamaConfig:
-    """A LLaMA of random small shapes."""
+    """A LLaMA of random small shapes: heads wider than the model, or as wide."""
     rng = random.Random(seed)
     return LlamaConfig(
         vocab_size=VOCABULARY,
@@ -190,6 +190,7 @@ def llama_config(seed: int) -> LlamaConfig:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=rng.choice([2, 4]),
+        head_dim=8,
         max_position_embeddings=128,
         bos_token_id=1,
         eos_token_id=2,

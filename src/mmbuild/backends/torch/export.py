@@ -110,7 +110,7 @@ def _compile(program: ExportedProgram, path: Path, target: Mapping[str, Any]) ->
     with (
         torch._inductor.config.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}),
         mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=_vector_isas(target)),
-        package_runtime.reduced(),
+        package_runtime.reduced(package_cache.surroundings),
         arrays_declared_where_used(),
         inductor_strides.computed_directly(),
     ):

@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +54,8 @@ _SOURCES = (
 _VARIABLES = ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "OMP_PREFIX")
 _PREFIXES = ("TORCHINDUCTOR_", "AOT_INDUCTOR_")
 _NAMESPACES = ("aten", "prims", "_c10d_functional")
+_ADDRESS = re.compile(r'"graph_id": \d+(, )?')
+"""`id` of a graph, in the history of a node."""
 
 
 def key_of(
@@ -148,9 +151,13 @@ def _graph(program: ExportedProgram) -> Any | None:
 
 
 def _without_trace(content: dict[str, Any]) -> dict[str, Any]:
-    """A part of a serialized graph, without the lines of Python that its nodes come from."""
-    if isinstance(content.get("metadata"), dict):
-        content["metadata"].pop("stack_trace", None)
+    """A part of a serialized graph, without the lines of Python that its nodes come from, and without the addresses
+    of the graphs that they were in before."""
+    metadata = content.get("metadata")
+    if isinstance(metadata, dict):
+        metadata.pop("stack_trace", None)
+        if isinstance(metadata.get("from_node"), str):
+            metadata["from_node"] = _ADDRESS.sub("", metadata["from_node"])
     return content
 
 

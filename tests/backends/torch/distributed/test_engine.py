@@ -72,7 +72,7 @@ def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [
-        ("llava", "float16"),
+        pytest.param("llava", "float16", marks=pytest.mark.extended),
         pytest.param("blip2-opt", "float16", marks=pytest.mark.extended),
         pytest.param("blip2-t5", "bfloat16", marks=pytest.mark.extended),
     ],

@@ -16,6 +16,7 @@ from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from mmbuild.backends.torch.export import WithWeights, compile_package, export
 from support import TESTS
+from support.engines.build import TARGET
 from support.errors import refused
 from support.serving.process import ends, watched
 
@@ -73,17 +74,21 @@ class Half(nn.Module):
         return collectives.gather_vocabulary(x @ self.head.T, 2)
 
 
-def test_a_compiled_package_gives_what_the_unsplit_network_gives(capfd, tmp_path):
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """:class:`Half`, compiled before :func:`place`: what Inductor keeps is in the usual directory for it."""
     half, batch = Half(), torch.export.Dim("batch", min=1, max=4)
     names = ["up", "down", "head"]
     inputs = [torch.zeros(2, 32), *(getattr(half, name) for name in names)]
     program = export(WithWeights(half, "forward", names), inputs, [{0: batch}, None, None, None], "cpu")
-    path = tmp_path / "half.pt2"
-    # For instructions that every machine of the tests has, with headers that no other test needs.
-    without_headers = torch._inductor.config.patch("aot_inductor.precompile_headers", False)
-    with collectives.compiling(2), without_headers:
-        compile_package(program, path, {"device": "cpu", "sm": None, "isa": "avx2"})
-    run_on_ranks(2, "support.engines.rank_programs:packaged", {"path": str(path)})
+    path = tmp_path_factory.mktemp("package") / "half.pt2"
+    with collectives.compiling(2):
+        compile_package(program, path, TARGET)
+    return path
+
+
+def test_a_compiled_package_gives_what_the_unsplit_network_gives(package, capfd):
+    run_on_ranks(2, "support.engines.rank_programs:packaged", {"path": str(package)})
     assert max(json.loads(capfd.readouterr().out.splitlines()[-1])) < 1e-5
 
 

@@ -22,7 +22,7 @@ from unittest import mock
 from torch._inductor import codecache
 from torch._inductor.codegen import cpp_wrapper_cpu
 
-from mmbuild.backends.torch.package_runtime import link_stub
+from mmbuild.backends.torch.package_runtime import kept_headers, link_stub
 
 _HERE = Path(__file__).parent
 _RUNTIME, _INTERFACE = _HERE / "runtime.h", _HERE / "interface.cpp"
@@ -34,11 +34,14 @@ _CHECK_CALL = re.compile(r"^ *check_input_\d+\(input_handles\);\n", re.MULTILINE
 
 
 @contextmanager
-def reduced() -> Iterator[None]:
+def reduced(surroundings: Callable[[], bytes]) -> Iterator[None]:
     """Libraries that are compiled meanwhile hold the reduced runtime.
 
     Those that call operators of torch, or hold constants, keep torch's interface: its loader must be able to read
     them.
+
+    Args:
+        surroundings: Digest of torch, the compiler and mmbuild's code, which precompiled headers are kept by.
     """
     compile_library = codecache.AotCodeCompiler.compile
 
@@ -47,8 +50,9 @@ def reduced() -> Iterator[None]:
         with link_stub.linked() if rest["device_type"] == "cpu" else nullcontext():
             return compile_library(graph, wrapper, kernels, operators, **rest)
 
+    precompile = kept_headers.remembered(codecache._precompile_header, surroundings)
     with (
-        mock.patch.object(codecache, "_precompile_header", _both_headers(codecache._precompile_header)),
+        mock.patch.object(codecache, "_precompile_header", _both_headers(precompile)),
         mock.patch.object(codecache, "write", _with_stack_note(codecache.write)),
         mock.patch.object(codecache.AotCodeCompiler, "compile", compile_reduced),
         mock.patch.object(codecache, "_get_cpp_wrapper_header", return_value=os.fspath(_RUNTIME)),
