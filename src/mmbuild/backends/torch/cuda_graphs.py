@@ -7,11 +7,14 @@ graph per range of rows and, where attention is not a kernel that finds the live
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 BUCKET = 128
 _WARM_UP_RUNS = 2
@@ -64,24 +67,32 @@ class DecodeGraphs:
 
 
 class BatchGraphs:
-    """Runs a function of one tensor through a graph for each of its shapes."""
+    """Runs a function of one tensor through a graph for each of its shapes, or as it is where that is impossible."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
-        self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._captured: dict[tuple[int, ...], _Captured | None] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, x: Tensor) -> Tensor:
         """The function's result for ``x``."""
         shape = tuple(x.shape)
         if shape not in self._captured:
-            own = x.clone()
-            graph, result = _capture(lambda: self._function(own), self._memory)
-            self._captured[shape] = _Captured(graph, (own,), result)
+            self._captured[shape] = self._capture(x.clone())
         captured = self._captured[shape]
+        if captured is None:
+            return self._function(x)
         captured.inputs[0].copy_(x)
         captured.graph.replay()
         return captured.result.clone()  # graphs share their memory
+
+    def _capture(self, own: Tensor) -> _Captured | None:
+        try:
+            graph, result = _capture(lambda: self._function(own), self._memory)
+        except RuntimeError:  # an operator that waits for the device, or too little memory
+            _log.debug("a batch of %s cannot be captured", tuple(own.shape), exc_info=True)
+            return None
+        return _Captured(graph, (own,), result)
 
 
 def _capture(run: Callable[[], Tensor], memory: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
