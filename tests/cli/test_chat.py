@@ -59,6 +59,7 @@ def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(capsys, monkey
     assert "[MM517]" in captured.err
     assert "Is a directory" in captured.err
     assert "[MM512]" in captured.err
+    assert "no command `/unknown`" in captured.err
     assert captured.err.count("/image FILE") == 2, "help at the start and after what is unknown"
 
 

@@ -67,6 +67,122 @@ def test_a_missing_picture(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("right", "wrong", "place", "error", "hint"),
+    [
+        (
+            "dtype: float32",
+            "dtype:float32",
+            "8:9",
+            "a key has no space after its colon [MM101]",
+            "write `dtype: float32`",
+        ),
+        (
+            "family: llava",
+            "family:llava",
+            "4:10",
+            "a key has no space after its colon [MM101]",
+            "write `family: llava`",
+        ),
+        (
+            "dtype: float32",
+            "float32, I think",
+            "8:3",
+            "not valid YAML: this is not `key: value` [MM101]",
+            "check quotes, brackets and indentation here and on the line before",
+        ),
+        (
+            "backend: torch",
+            "backend: torch# or hf",
+            "7:12",
+            "`engine.backend` cannot be `torch# or hf` [MM112]",
+            "a comment needs a space before its `#`: `torch  # ...`",
+        ),
+        (
+            "max_batch_size: 2",
+            "max_batch_size: 2# prompts",
+            "10:19",
+            "`engine.max_batch_size` must be a whole number, not `2# prompts` [MM114]",
+            "a comment needs a space before its `#`: `2  # ...`",
+        ),
+        (
+            "source: model",
+            "source: ${MODELS}/llava",
+            "5:11",
+            "model directory `${MODELS}/llava` does not exist [MM130]",
+            "variables are not replaced in recipes; a shell replaces them in `--set KEY=VALUE`",
+        ),
+        (
+            "  max_output_len: 64",
+            "  max_output_len: 64\n  verify: {max_new_tokens: 3}",
+            "14:3",
+            "`engine` has no key `verify` [MM103]",
+            "`verify` is a key of the recipe itself: write it without indentation",
+        ),
+    ],
+)
+def test_slips_in_yaml(
+    right: str, wrong: str, place: str, error: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = validated(capsys, RECIPE.replace(right, wrong))
+    assert said.startswith(f"recipe.yaml:{place}: error: {error}\n")
+    assert f"\n      hint: {hint}\n\n1 error" in said
+    assert "did you mean" not in said
+
+
+@pytest.mark.usefixtures("project")
+def test_a_section_with_one_key_without_a_space_after_the_colon(capsys: pytest.CaptureFixture[str]) -> None:
+    said = validated(capsys, RECIPE + "visual:\n  dtype:float32\n")
+    assert "`visual` must be a mapping, not `dtype:float32` [MM114]" in said
+    assert "hint: put a space after the colon: `dtype: float32`\n" in said
+
+
+@pytest.mark.usefixtures("project")
+def test_a_name_that_is_indented_too_far_is_one_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    said = validated(capsys, RECIPE.replace("name: small\n", "") + "  name: small\n")
+    assert "hint: `name` is a key of the recipe itself: write it without indentation\n\n1 error;" in said
+
+
+@pytest.mark.usefixtures("project")
+def test_mistyped_paths_in_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pictures").mkdir()
+    Path("pictures/stars.png").write_bytes(png())
+    recipe = RECIPE.replace("source: model", "source: modle") + "verify:\n  images: [pictures/star.png]\n"
+    assert "hint: did you mean `model`?" in validated(capsys, recipe)
+    recipe = RECIPE + "verify:\n  images: [pictures/star.png]\n"
+    assert "hint: did you mean `stars.png`?" in validated(capsys, recipe)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_mistyped_path_of_calibration_data(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data.jsonl").write_text('{"prompt": "what is it ?"}\n')
+    awq = "quantization: {algorithm: int4_awq, calibration: {data: dat.jsonl, text_only: true}}"
+    recipe = RECIPE.replace("quantization: int8", awq)
+    assert "hint: did you mean `data.jsonl`?" in validated(capsys, recipe)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["init", "./modle"], "model"),
+        (["run", "build/lava", "--prompt", "x"], "build/llava"),
+        (["compat", "build/lava"], "build/llava"),
+        (["verify", "build/llava", "--image", "start.png"], "star.png"),
+        (["chat", "build/lava"], "build/llava"),
+        (["bench", "build/llava", "--image", "start.png"], "star.png"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistyped_paths_on_the_command_line(
+    words: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("build/llava").mkdir(parents=True)
+    Path("star.png").write_bytes(png())
+    assert screen(capsys, *words).endswith(f"hint: did you mean `{near}`?\n")
+
+
+@pytest.mark.usefixtures("project")
 def test_missing_picture_is_not_reported_as_a_bug_by_plan(capsys: pytest.CaptureFixture[str]) -> None:
     Path("recipe.yaml").write_text(RECIPE + "verify: {images: [b.png]}\n")
     assert screen(capsys, "plan", "recipe.yaml", "--store", "store") == (

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from mmbuild.cli import _MEANT, VERBS, command_group, main
+from mmbuild.cli import VERBS, command_group, main
 from mmbuild.cli.commands import Option
+from mmbuild.cli.other_words import COMMANDS as OTHER_COMMANDS
 
 MORE_OUTPUTS = {"bench": {"--html"}, "ci run": {"--save-times"}, "serve": {"--trace"}}
 """Files that a command writes besides, or instead of, its `--output`."""
@@ -234,13 +235,13 @@ def test_old_spellings_are_not_in_any_help(capsys: pytest.CaptureFixture[str]) -
         )
 
 
-@pytest.mark.parametrize("meant", sorted(set(_MEANT.values())))
+@pytest.mark.parametrize("meant", sorted(set(OTHER_COMMANDS.values())))
 def test_what_is_suggested_for_words_of_other_tools_exists(meant: str) -> None:
     assert meant in {*COMMANDS, "--help", "--version"}
 
 
 def test_no_word_of_another_tool_hides_a_command() -> None:
-    assert not set(_MEANT) & set(VERBS)
+    assert not set(OTHER_COMMANDS) & set(VERBS)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_a_typing_mistake_is_a_command_and_deleting_needs_the_exact_word(word, m
     )
 
 
-@pytest.mark.parametrize("word", [word for word, command in _MEANT.items() if command == "cache gc"])
+@pytest.mark.parametrize("word", [word for word, command in OTHER_COMMANDS.items() if command == "cache gc"])
 def test_a_word_similar_to_a_deleting_one_suggests_no_deletion(word, capsys):
     assert main([f"{word}x"]) == 2
     assert "cache gc" not in capsys.readouterr().err

@@ -42,3 +42,9 @@ def test_applies_are_listed_with_counts(tmp_path):
         json.loads(line) for line in project.run("history", f"build/{NAME}", "--json").stdout.splitlines()
     ]
     assert [len(entry["ran"]) for entry in found] == [9, 5]
+
+
+def test_one_apply_is_singular(tmp_path):
+    project = Project(tmp_path)
+    project.run("apply", RECIPE)
+    assert project.run("history").stdout.splitlines()[-1].startswith("1 apply took ")

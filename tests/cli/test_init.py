@@ -179,6 +179,44 @@ def test_what_comes_next_is_offline_too(capsys: pytest.CaptureFixture[str]) -> N
     assert "next: mmbuild plan a.yaml --offline\n" in capsys.readouterr().err
 
 
+def test_a_hub_that_cannot_be_reached_leaves_the_commit_open_and_says_how_to_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mmbuild.models.sources import hub
+
+    def refuse(repo: str, *_: object, **__: object) -> str:
+        raise hub.UnreachableError(f"`{repo}`: cannot reach the hub", code="MM422", hint="")
+
+    monkeypatch.setattr(hub, "resolve_revision", refuse)
+    assert main(["init", "llava-hf/llava-1.5-7b-hf", "-o", "a.yaml", "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert "note: the hub could not be reached" in said
+    assert "next: mmbuild plan a.yaml --offline\n" in said
+    assert main(["plan", "a.yaml", "--offline", "--store", "store"]) == 0
+
+
+@pytest.mark.parametrize(("backend", "target"), [("hf", None), ("tensorrt-llm", {"device": "cuda"})])
+def test_what_runs_on_gpus_is_not_written_for_a_machine_without_one(
+    backend: str, target: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mmbuild.base.host.default_target", lambda: {"device": "cpu", "isa": "avx2", "sm": None}
+    )
+    words = ["llava-hf/llava-1.5-7b-hf", "--revision", "b" * 40, "-o", "a.yaml", "--backend", backend]
+    assert init(*words) == 0
+    recipe = read("a.yaml")
+    assert recipe["engine"]["dtype"] == "float16"  # type: ignore[index]
+    assert recipe.get("target") == target
+
+
+def test_the_device_of_an_engine_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "mmbuild.base.host.default_target", lambda: {"device": "cpu", "isa": "avx2", "sm": None}
+    )
+    assert init("llava-hf/llava-1.5-7b-hf", "--revision", "b" * 40, "-o", "a.yaml") == 0
+    assert read("a.yaml")["engine"]["dtype"] == "float32"  # type: ignore[index]
+
+
 def test_a_lock_says_what_it_could_not_pin_offline(capsys: pytest.CaptureFixture[str]) -> None:
     assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml") == 0
     assert main(["lock", "a.yaml", "--offline", "--store", "store"]) == 0
@@ -337,5 +375,6 @@ def test_a_hub_that_cannot_be_reached_is_one_message(room: Path) -> None:
     assert done.stderr == (
         "error: `Qwen/Qwen2-VL-7B-Instruct`: cannot reach 127.0.0.1:9 (Connection refused) [MM422]\n"
         "\n"
-        "hint: check the network and HF_ENDPOINT, then try again; or name a local directory\n"
+        "hint: check the network and HF_ENDPOINT, then try again; "
+        "`--offline` plans without the hub; or name a local directory\n"
     )

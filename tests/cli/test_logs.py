@@ -102,6 +102,23 @@ def test_a_misspelt_label(failed: Project, label: str, message: str, hint: str) 
     assert f"hint: {hint}" in said
 
 
+@pytest.mark.parametrize("build", [NAME, f"build/{NAME}", f"./build/{NAME}/"])
+def test_the_logs_of_a_build(project: Project, build: str) -> None:
+    project.run("apply", RECIPE)
+    project.run("apply", "recipes/demo/vila.yaml")
+    listed = project.run("logs", build).stdout.splitlines()[1:]
+    assert {line.split()[0].rpartition("/")[0] for line in listed} == {NAME}
+    assert f"{NAME}/build_llm" in {line.split()[0] for line in listed}
+    assert {one["label"] for one in json.loads(project.run("logs", build, "--json").stdout)} == {
+        line.split()[0] for line in listed
+    }
+
+
+def test_a_name_without_logs_names_the_builds_that_have_some(failed: Project) -> None:
+    said = failed.run("logs", RECIPE, status=1).stderr
+    assert f"hint: `mmbuild logs` lists the logs of the last apply; builds with logs are `{NAME}`\n" in said
+
+
 def test_a_step_of_several_variants_is_ambiguous(project: Project) -> None:
     project.run("apply", RECIPE, "recipes/demo/vila.yaml")
     said = project.run("logs", "assemble", status=1).stderr

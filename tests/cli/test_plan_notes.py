@@ -46,3 +46,24 @@ def test_a_calibration_on_generated_pictures(backend: str, capsys: pytest.Captur
     words = ("--set", f"engine.backend={backend}", "--set", "engine.quantization=int4_awq")
     assert CALIBRATED in notes(capsys, *words)
     assert CALIBRATED in notes(capsys, *words), "from the plan cache too"
+
+
+@pytest.mark.usefixtures("project")
+def test_an_engine_that_needs_more_memory_than_this_machine_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "mmbuild.base.host.default_target", lambda: {"device": "cpu", "sm": None, "isa": "avx2"}
+    )
+    monkeypatch.setattr("mmbuild.core.execution.resources.machine_memory", lambda: 64 * 10**9)
+    many = ("--set", "engine.max_batch_size=1000000", "--set", "target.device=cpu")
+    said = notes(capsys, *many)
+    assert said.startswith("note: small takes about ")
+    assert said.endswith(
+        " to run, and this machine has 64.0 GB: lower max_batch_size or the lengths, or run it on a larger machine\n"
+    )
+    assert notes(capsys, *many) == said, "from the plan cache too"
+    assert notes(capsys, *many[:2]) == said, "the default device"
+    assert notes(capsys) == ""
+    assert "to run, and" not in notes(capsys, *many, "--set", "engine.backend=hf")
+    assert "to run, and" not in notes(capsys, *many, "--set", "target={device: cuda, sm: 90}")

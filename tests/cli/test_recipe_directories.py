@@ -59,3 +59,28 @@ def test_a_directory_without_recipes(project: Project, verb: str) -> None:
     (project.root / "empty").mkdir()
     said = project.run(verb, "empty", status=1).stderr
     assert said.startswith("error: `empty` contains no recipe [MM810]\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("x/engine.json", "it is a built engine: name the recipe that it was built from"),
+        ("x/config.json", "it is a model: `mmbuild init x` writes a recipe for it"),
+        ("x/recipes/a.yaml", "did you mean `x/recipes`?"),
+        ("x/a.txt", "name recipe files, or directories that directly contain .yaml files"),
+    ],
+)
+def test_a_directory_of_something_else_says_what_it_is(project: Project, file: str, hint: str) -> None:
+    (project.root / file).parent.mkdir(parents=True)
+    (project.root / file).touch()
+    said = project.run("plan", "x", status=1).stderr
+    assert said == f"error: `x` contains no recipe [MM810]\n\nhint: {hint}\n"
+
+
+def test_the_name_of_a_model_is_not_a_recipe(project: Project) -> None:
+    said = project.run("plan", "llava-hf/llava-1.5-7b-hf", status=1).stderr
+    assert (
+        "hint: a recipe is a .yaml file; for the model on the hub, `mmbuild init llava-hf/llava-1.5-7b-hf` writes one"
+        in said
+    )
+    assert "did you mean `recipes/mine/" in project.run("plan", f"recipes/mine/{NAMES[0]}", status=1).stderr

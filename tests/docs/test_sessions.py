@@ -28,6 +28,7 @@ from support.screen import without_volatile
 
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
 EVAL, TROUBLESHOOTING = ROOT / "docs" / "eval.md", ROOT / "docs" / "troubleshooting.md"
+CHANGES, HAND_OVER = ROOT / "docs" / "changes.md", ROOT / "docs" / "hand-over.md"
 REAL_RECIPE = "recipes/llava-7b.yaml"
 SERVER = ".venv/bin/mmbuild serve"
 SKIPPED = {
@@ -67,7 +68,33 @@ def pattern(shown: str) -> re.Pattern[str]:
     """Matches the outputs that the lines on a page stand for; an empty line at the end of a block is layout."""
     text = re.escape(without_volatile(shown))
     text = re.sub(r"^\\\.\\\.\\\.\\\n", r"(.*\n)*?", text, flags=re.M)
+    text = re.sub(r"^\\\.\\\.\\\.\Z", r"(.*\n)*.*", text, flags=re.M)
     return re.compile(text.replace(r"\.\.\.", ".*"))
+
+
+HOST = (
+    (r"\b\d+\.\d GB\b", "N GB"),
+    (r"\b3\.\d+\.\d+$", "PYTHON"),
+    (r"\b\d+\.\d min\b", "N s"),
+    (r" {2,}", "  "),
+)
+"""What depends on the machine, and the widths of tables with it."""
+
+
+def without_host(text: str) -> str:
+    """``text`` as :func:`without_volatile` gives it, without what depends on the machine."""
+    for sought, name in HOST:
+        text = re.sub(sought, name, text, flags=re.M)
+    return re.sub(r" +N s\b", " N s", without_volatile(text))
+
+
+def run_anywhere(block: Block, root: Path, environment: dict[str, str]) -> None:
+    """As :func:`run`, for commands that print what a machine has, or how long it took."""
+    for command, shown in session(block):
+        printed = without_host(completed(command, root, environment).replace(f"{root}/", ""))
+        assert pattern(without_host(shown).rstrip("\n")).fullmatch(printed.rstrip("\n")), (
+            f"$ {command}\n{printed}"
+        )
 
 
 def run(commands: Iterable[tuple[str, str]], root: Path, environment: dict[str, str]) -> None:
@@ -172,8 +199,55 @@ def test_pages_that_build_nothing(block: Block, tmp_path: Path, environment: dic
     run(session(block), tmp_path, environment)
 
 
+REFUSED = [
+    block
+    for name, start in (("environments.md", "$ mmbuild doctor"), ("tensorrt-llm.md", "$ mmbuild apply"))
+    for block in console(ROOT / "docs" / name)
+    if block.text.startswith(start) and block.text.count("$ ") == 1
+]
+"""Blocks for TensorRT-LLM, which this machine must not have."""
+
+
+@pytest.mark.parametrize("block", REFUSED, ids=lambda block: block.name)
+def test_pages_about_tensorrt_llm_without_it(
+    block: Block, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    hidden = {"MMBUILD_CONFIG": str(tmp_path / "config.yaml"), "CUDA_VISIBLE_DEVICES": ""}
+    run_anywhere(block, tmp_path, {**environment, **hidden})
+
+
+@pytest.mark.slow
+def test_the_page_about_changes(tmp_path: Path, environment: dict[str, str]) -> None:
+    """With steps that take no time."""
+    environment["MMBUILD_STEPS"] = "support.steps.recipe_steps:TABLE"
+    apply, recipe = "mmbuild apply recipes/demo/llava-int4.yaml", "recipes/demo/llava.yaml"
+    why, _, history = console(CHANGES)
+    completed(apply, tmp_path, environment)
+    completed(f"sed -i 's/max_batch_size: 4/max_batch_size: 3/' {recipe}", tmp_path, environment)
+    run(session(why), tmp_path, environment)
+    completed(apply, tmp_path, environment)
+    completed(f"sed -i 's/max_batch_size: 3/max_batch_size: 4/' {recipe}; {apply}", tmp_path, environment)
+    run_anywhere(history, tmp_path, environment)
+
+
+@pytest.mark.slow
+def test_the_page_about_checkpoints(tmp_path: Path, environment: dict[str, str]) -> None:
+    (block,) = console(HAND_OVER)
+    run(session(block), tmp_path, environment)
+
+
+def test_the_page_about_serving_shows_commands_of_the_readme() -> None:
+    shown = [pair for block in console(README) for pair in session(block)]
+    first, second, _ = console(ROOT / "docs" / "serving.md")
+    commands = [command for command, _ in shown]
+    assert [command for command, _ in session(first)] == ["make demo", f"{SERVER} build/llava-shapes-int4"]
+    assert {command for command, _ in session(first)} <= set(commands)
+    assert session(second)[0] in shown
+
+
 def test_blocks_of_other_pages_are_found() -> None:
     assert len(PLANS) == 2
+    assert len(REFUSED) == 2
     assert len(console(TROUBLESHOOTING)) == 3
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
+)
+_COMMAND = re.compile(
+    r"""(?:^(?:\$ )?|&& |^ *(?:- )?(?:run|entrypoint): |^ *- |^ExecStart=)(?:\S*/)?mmbuild (.*)"""
 )
 _FENCE = re.compile(r"^```(\S*)(?: title=(\S+))?\n(.*?)^```$", re.M | re.S)
 
@@ -46,11 +51,36 @@ def session(block: Block) -> list[tuple[str, str]]:
 
 
 def mmbuild_commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Location and words of every line that starts mmbuild in a `console`, `sh` or untitled block."""
+    """Location and words of every line that starts mmbuild in a shell, workflow, unit or Dockerfile."""
     for block in blocks(page):
-        if block.language not in ("console", "sh", ""):
-            continue
-        for number, line in enumerate(block.text.splitlines(), block.line):
-            if re.match(r"(\$ )?(\.venv/bin/)?mmbuild ", line):
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-                yield f"{block.page.relative_to(ROOT)}:{number}", words[1:]
+        lines = block.text.splitlines()
+        for at, line in enumerate(lines):
+            where = f"{block.page.relative_to(ROOT)}:{block.line + at}"
+            if block.language == "console" and not line.startswith("$ "):
+                continue  # output
+            if block.language == "dockerfile" and (listed := re.match(r'CMD (\["mmbuild".*\])', line)):
+                yield where, json.loads(listed[1])[1:]
+            elif found := _COMMAND.search(line):
+                yield where, shell_words(" ".join([found[1].rstrip("\\"), *_continued(lines, at)]))
+
+
+def _continued(lines: list[str], at: int) -> Iterator[str]:
+    """The lines that continue a command: after a backslash, or options on a line of their own in YAML."""
+    while at + 1 < len(lines) and (lines[at].endswith("\\") or lines[at + 1].lstrip().startswith("--")):
+        at += 1
+        yield lines[at].rstrip("\\")
+
+
+def shell_words(line: str) -> list[str]:
+    """The words of the first command of ``line``, with the words of `${NAME:+words}`."""
+    text = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", line)
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    return list(itertools.takewhile(lambda word: not set(word) <= set("|&;<>"), lexer))
+
+
+def shorthands(page: Path) -> Iterator[list[str]]:
+    """The words of inline code with an option and without a program, such as `plan --locked`."""
+    text = re.sub(_FENCE, "", page.read_text("utf-8"))
+    for code in re.findall(r"`([a-z][a-z0-9-]* [^`\n]*?--[a-z][^`\n]*)`", text):
+        yield code.split()

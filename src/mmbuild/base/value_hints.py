@@ -9,6 +9,8 @@ from typing import Any
 
 _PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*%")
 _KIBI = re.compile(r"(\d{1,9})\s*[kK]")
+_TIGHT_PAIR = re.compile(r"([A-Za-z_]{1,100}):(\S{1,200})(?: .*)?")
+_TIGHT_COMMENT = re.compile(r"(\S{1,200})#(?: .*)?")
 _MOST = 1e15
 """Larger numbers are not written out."""
 
@@ -26,6 +28,10 @@ def wrong_type_hint(value: Any, expected: str, written: str) -> str | None:
     """
     if value is None:
         return "give a value, or leave the key out"
+    if (hint := comment_hint(value)) is not None:
+        return hint
+    if expected == "a mapping" and isinstance(value, str) and (found := _TIGHT_PAIR.fullmatch(value)):
+        return f"put a space after the colon: `{found[1]}: {found[2]}`"
     if expected == "text":
         return _text_hint(value, written)
     if expected == "a list" and isinstance(value, str | int | float):
@@ -71,3 +77,9 @@ def percent_hint(value: Any, most: Any) -> str | None:
     if most != 1 or not is_number or not 1 < value <= 100:
         return None
     return f"write it as a fraction: {value:g} % is {value / 100:g}"
+
+
+def comment_hint(value: Any) -> str | None:
+    """Return what to do about a value that ends with what was meant as a comment, such as ``torch# or hf``."""
+    found = _TIGHT_COMMENT.fullmatch(value) if isinstance(value, str) else None
+    return f"a comment needs a space before its `#`: `{found[1]}  # ...`" if found else None

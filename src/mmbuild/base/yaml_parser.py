@@ -24,6 +24,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_TIGHT = re.compile(r"(?P<key>\s*(?:- )?[A-Za-z_]{1,100}:)(?P<value>[^\s/:][^\s]{0,199})\s*$")
 # What libyaml was parsing at the error. The start of that construct is a better location than the error itself.
 _UNCLOSED = {
     "while parsing a flow mapping": "close it with `}`, and put commas between its entries",
@@ -58,7 +59,7 @@ def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, lis
         return None, [_syntax(error, source)]
     if root is None:
         return None, [
-            diagnostic_at("MM101", "the file is empty", Span(source, 1, 1), hint="see `mmbuild schema`")
+            diagnostic_at("MM101", "the file is empty", Span(source, 1, 1), hint="`mmbuild init` writes one")
         ]
     reader = _Reader(source)
     node = reader.read(root)
@@ -125,8 +126,39 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
     if opened is not None and context in _UNCLOSED:
         message = f"what is opened here does not end where it should: {problem}"
         return diagnostic_at("MM101", message, _at(source, opened), hint=_UNCLOSED[context])
+    tight = _tight_colon(source, span, opened)
+    if tight is not None:
+        return diagnostic_at(
+            "MM101", "a key has no space after its colon", tight, hint=f"write `{_spaced(tight.excerpt)}`"
+        )
+    if opened is not None and "expected ':'" in problem:  # the error is where the next line begins
+        return diagnostic_at(
+            "MM101",
+            "not valid YAML: this is not `key: value`",
+            _at(source, opened),
+            hint=_syntax_hint("", ""),
+        )
     message = f"{problem} {context}" if context else problem
     return diagnostic_at("MM101", f"not valid YAML: {message}", span, hint=_syntax_hint(problem, character))
+
+
+def _tight_colon(source: Source, span: Span, opened: Any) -> Span | None:
+    """The place of `key:value`, which YAML reads as text, if that is the line of the error or the one before it."""
+    candidates = [] if opened is None else [opened.line + 1]
+    candidates += [number for number in range(span.line - 1, 0, -1) if source.lines[number - 1].strip()][:1]
+    for number in candidates:
+        if number > len(source.lines):
+            continue
+        found = _TIGHT.match(source.lines[number - 1])
+        if found:
+            return Span(source, number, found.end("key") + 1)
+    return None
+
+
+def _spaced(line: str) -> str:
+    found = _TIGHT.match(line)
+    assert found is not None
+    return f"{found['key'].strip()} {found['value'].strip()}"
 
 
 def _syntax_hint(problem: str, character: str) -> str:

@@ -54,26 +54,6 @@ VERBS: Mapping[str, str] = {name: line for verbs in GROUPS.values() for name, li
 _RENAMED: Mapping[str, str] = {"matrix": "plan", "matrix-diff": "diff"}
 """Old command -> command of ``mmbuild ci``."""
 
-_MEANT: Mapping[str, str] = {
-    "add": "init", "all": "apply", "api-server": "serve", "ask": "run", "benchmark": "bench", "build": "apply",
-    "chat-completion": "chat", "check": "validate", "clean": "cache gc", "compile": "apply", "complete": "run",
-    "convert": "apply", "create": "init", "dag": "graph", "delete": "cache gc", "deploy": "serve",
-    "describe": "explain", "destroy": "cache gc", "df": "cache ls", "du": "cache ls", "evaluate": "eval",
-    "exec": "run", "export": "script", "fetch": "cache pull", "freeze": "lock", "gc": "cache gc", "generate": "run",
-    "images": "cache ls", "infer": "run", "info": "doctor", "inspect": "compat",
-    "install": "apply", "lint": "validate", "list": "cache ls", "log": "logs", "login": "config show",
-    "ls": "cache ls", "make": "apply", "new": "init", "perf": "bench", "prune": "cache gc", "ps": "history",
-    "pull": "cache pull", "push": "cache push", "quantize": "apply", "query": "graph", "refresh": "plan",
-    "rm": "cache gc", "score": "eval", "settings": "config show", "show": "plan", "start": "serve",
-    "status": "plan", "sync": "apply", "tail": "logs", "test": "verify", "tree": "graph", "trtllm-bench": "bench",
-    "trtllm-build": "apply", "trtllm-serve": "serve", "up": "apply", "update": "lock", "upgrade": "lock",
-    "upload": "cache push", "version": "--version",
-}  # fmt: skip
-"""What users of other tools type -> what it is called here."""
-
-_DELETING = ("cache gc",)
-"""Commands that delete: suggested only to who typed exactly a word of :data:`_MEANT`, never for a similar one."""
-
 _WIDEST = max(map(len, VERBS))
 
 _INTERRUPTED = 130
@@ -174,12 +154,10 @@ def command_group() -> click.Group:
                 with formatter.section(title):
                     formatter.write_dl([(name.ljust(_WIDEST), line) for name, line in verbs.items()])
 
-        def resolve_command(
-            self, ctx: click.Context, args: list[str]
-        ) -> tuple[str | None, click.Command | None, list[str]]:
-            if args and args[0] not in (*VERBS, *_RENAMED) and not args[0].startswith("-"):
-                raise click.UsageError(_unknown_verb(args[0]), ctx)
-            return super().resolve_command(ctx, args)
+        def unknown_command(self, ctx: click.Context, word: str) -> str:  # noqa: ARG002
+            from mmbuild.cli.other_words import unknown_command
+
+            return unknown_command(word, VERBS)
 
     group = Verbs("mmbuild", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
     group = click.version_option(__version__, message="mmbuild %(version)s")(group)
@@ -192,17 +170,3 @@ def _renamed(word: str) -> click.Command:
 
     print_note(f"note: `mmbuild {word}` is now `mmbuild ci {_RENAMED[word]}`")
     return ci.subcommand(_RENAMED[word])
-
-
-def _unknown_verb(word: str) -> str:
-    import difflib
-
-    harmless = [other for other, command in _MEANT.items() if command not in _DELETING]
-    near = [
-        *difflib.get_close_matches(word, VERBS, n=1),
-        *difflib.get_close_matches(word, harmless, n=1),
-        "",
-    ][0]
-    meant = _MEANT.get(word) or _MEANT.get(near, near)
-    suggestion = f"; did you mean `mmbuild {meant}`?" if meant else f"; commands are {', '.join(VERBS)}"
-    return f"no command `{word}`{suggestion}"

@@ -144,9 +144,11 @@ def command(
       mmbuild bench --url http://localhost:8000 --clients 1,4 --rate 2 --ignore-eos -o vllm.json
       mmbuild compare int4.json vllm.json
     """
+    from mmbuild.models.image_files import require_usable
     from mmbuild.serving.bench.load import Extent
     from mmbuild.serving.bench.workload import PROMPT, Workload
 
+    require_usable(Path(image) for image in images)
     extent = Extent(_REQUESTS if requests is None and seconds is None else requests, seconds, warmup)
     asked = tuple(prompt for prompt in prompts or (PROMPT,) if prompt)
     workload = Workload(images, image_size, asked, max_new_tokens or _TOKENS, ignore_eos, seed)

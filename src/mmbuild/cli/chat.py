@@ -54,10 +54,12 @@ def command(
       mmbuild chat build/llava-shapes --image picture.png
     """
     from mmbuild.base.optional_packages import require
+    from mmbuild.models.image_files import require_usable
     from mmbuild.serving.loadable import require_loadable
 
     description = options.checked_engine(build, check=check)
     require_loadable(build, description)
+    require_usable(images)
     require("torch", "transformers", needed_by="running an engine")
     from mmbuild.backends.torch.distributed import launch
 
@@ -128,6 +130,10 @@ class _Terminal:
             except OSError as error:
                 _report(f"cannot write `{rest}`: {error.strerror or error}")
         else:
+            if word in ("/image", "/save"):
+                _report(f"`{word}` needs a file")
+            elif word != "/help":
+                _report(f"no command `{word}`")
             click.echo(_HELP, err=True)
 
     def _picture(self, path: Path) -> None:

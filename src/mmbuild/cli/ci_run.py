@@ -119,7 +119,9 @@ def _require_one_task(
     as_json: bool,
 ) -> None:
     if sum(option is not None for option in (name, shards, save_times)) != 1:
-        raise click.UsageError("give one of --job, --shards and --save-times")
+        raise click.UsageError(
+            "give one of --job, --shards and --save-times; `mmbuild ci plan` lists the jobs of the recipes"
+        )
     if shards is None and (index is not None or times is not None or as_json):
         raise click.UsageError("--index, --times and --json require --shards")
     if index is not None and shards is not None and index > shards:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -88,21 +89,13 @@ class Command(click.Command):
         self.resumes = resumes
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See click; an option with the name of a recipe's key is answered with ``--set``.
+        """See click; an unknown option is answered with the one that is meant, or with the recipe's key.
 
         Raises:
             click.UsageError: As click raises it.
         """
-        given = list(args)
-        try:
+        with _options_explained(ctx, args):
             return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            setting = _setting(error.option_name, given) if _takes_settings(self) else None
-            if setting is None:
-                raise
-            raise click.UsageError(
-                f"No such option '{error.option_name}'; for a key of the recipe use `--set {setting}`", ctx
-            ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """See click; Ctrl-C says whether the command can be continued.
@@ -118,28 +111,15 @@ class Command(click.Command):
             raise
 
 
-def _takes_settings(command: click.Command) -> bool:
-    return any("--set" in parameter.opts for parameter in command.params)
+@contextmanager
+def _options_explained(ctx: click.Context, given: Sequence[str]) -> Iterator[None]:
+    given = list(given)
+    try:
+        yield
+    except click.NoSuchOption as error:
+        from mmbuild.cli.other_words import unknown_option
 
-
-def _setting(option: str, given: Sequence[str]) -> str | None:
-    """``KEY=VALUE`` for an option that is a key of recipes, here or in another tool; None if it is not."""
-    import shlex
-
-    from mmbuild.schema.other_words import KEY_HINTS, KEYS
-    from mmbuild.schema.validation import every_key
-
-    word = option.lstrip("-").replace("-", "_")
-    key = next((key for key in every_key() if key.rpartition(".")[2] == word), KEYS.get(word))
-    if key is None or word in KEY_HINTS:
-        return None
-    written = (
-        (at, text.partition("=")[2]) for at, text in enumerate(given) if text.partition("=")[0] == option
-    )
-    at, value = next(written, (len(given), ""))
-    following = given[at + 1] if at + 1 < len(given) else ""
-    value = value or ("" if following.startswith("-") else following)
-    return f"{key}={shlex.quote(value) if value else 'VALUE'}"
+        raise click.UsageError(unknown_option(error.option_name, given, ctx.command), ctx) from None
 
 
 class Group(click.Group):
@@ -151,6 +131,32 @@ class Group(click.Group):
     def __init__(self, *args: Any, verbose: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += verbosity_options(verbose)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click and :meth:`Command.parse_args`."""
+        with _options_explained(ctx, args):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click; an unknown command is answered with the one that is meant.
+
+        Raises:
+            click.UsageError: There is no such command.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if args[0].startswith("-"):
+                raise
+            raise click.UsageError(self.unknown_command(ctx, args[0]), ctx) from None
+
+    def unknown_command(self, ctx: click.Context, word: str) -> str:
+        """The error for a ``word`` that is not a command of this group."""
+        from mmbuild.cli.other_words import unknown_command_of_group
+
+        return unknown_command_of_group(ctx.command_path, word, self.list_commands(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See click, which would cut sentences to one line."""

@@ -91,8 +91,9 @@ def _summary(entries: Sequence[HistoryEntry]) -> str:
     built = sum(len(entry.ran) for entry in entries)
     kept = sum(entry.cached + entry.pulled for entry in entries)
     took, saved = (sum(getattr(entry, name) for entry in entries) for name in ("seconds", "saved"))
+    applies = "1 apply" if len(entries) == 1 else f"{len(entries)} applies"
     return (
-        f"{len(entries)} applies took {_time_text(took)}: {built} actions built, {kept} reused, "
+        f"{applies} took {_time_text(took)}: {built} actions built, {kept} reused, "
         f"which saved {_time_text(saved)}"
     )
 

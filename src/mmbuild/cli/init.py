@@ -38,7 +38,9 @@ def _known_backend(_context: click.Context, _parameter: click.Parameter, value: 
     "--backend", default="torch", show_default=True, callback=_known_backend, help="engine.backend."
 )
 @click.option(
-    "--device", type=click.Choice(["cuda", "cpu"]), help="What to build for (default: this machine)."
+    "--device",
+    type=click.Choice(["cuda", "cpu"]),
+    help="What to build for (default: this machine; cuda for backends hf and tensorrt-llm).",
 )
 @click.option(
     "--memory",
@@ -77,7 +79,7 @@ def command(
     from mmbuild.pipeline.new_recipe.text import Wanted, render
 
     chosen = choose(named(_asked(model), revision), offline=offline)
-    machine, is_this = _machine(device, memory)
+    machine, is_this = _machine(device, memory, backend)
     limits = fitting(chosen.facts, chosen.config, machine)
     title = name or _name(chosen.main.short_name, limits.quantization)
     path = output or _default_path(title)
@@ -90,7 +92,8 @@ def command(
         click.echo(text, nl=False)
         return
     before = _write(path, text, force=force)
-    _report(path, before, limits, wanted, offline=offline)
+    open_revision = placed.main.source.startswith("hf://") and placed.main.revision is None
+    _report(path, before, limits, wanted, offline=offline, open_revision=open_revision)
 
 
 def _asked(model: str | None) -> str:
@@ -102,21 +105,22 @@ def _asked(model: str | None) -> str:
     return answer.strip()
 
 
-def _machine(device: str | None, memory: float | None) -> tuple[Machine, bool]:
-    """What to build for, and whether it is this machine."""
+def _machine(device: str | None, memory: float | None, backend: str) -> tuple[Machine, bool]:
+    """What to build for, and whether the recipe need not name it: it is this machine, or a checkpoint is built."""
     from mmbuild.base import gpu, host
     from mmbuild.core.execution.resources import machine_memory
     from mmbuild.pipeline.new_recipe.limits import Machine
+    from mmbuild.schema.model import FOR_GPUS, PORTABLE
 
     here = host.default_target()["device"]
-    kind = device or here
+    kind = device or ("cuda" if backend in FOR_GPUS else here)
     if memory is not None:
         size = int(memory * 1e9)
     elif kind == "cuda":
         size = gpu.least_memory(gpu.visible_gpus())
     else:
         size = machine_memory()
-    return Machine(kind, size), kind == here
+    return Machine(kind, size), kind == here or (device is None and backend in PORTABLE)
 
 
 def _name(model: str, quantization: str) -> str:
@@ -147,7 +151,15 @@ def _write(path: Path, text: str, *, force: bool) -> bytes | None:
     return before
 
 
-def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *, offline: bool) -> None:
+def _report(
+    path: Path,
+    before: bytes | None,
+    limits: Limits,
+    wanted: Wanted,
+    *,
+    offline: bool,
+    open_revision: bool,
+) -> None:
     """Check the recipe as `validate` does, and say what comes next. One that cannot be built is taken back."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.base.formatting import size_text
@@ -174,5 +186,9 @@ def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *,
             f"note: the smallest engine takes about {size_text(limits.needs.total)}, "
             f"and the {wanted.machine.device} device has {size_text(wanted.machine.memory)}"
         )
-    online = " --offline" if offline else ""
+    if open_revision and not offline:
+        print_note(
+            "note: the hub could not be reached: `mmbuild lock` pins the commit of the model once it can"
+        )
+    online = " --offline" if offline or open_revision else ""
     print_note(f"next: mmbuild plan {path}{option}{online}\n      mmbuild apply {path}{option}")

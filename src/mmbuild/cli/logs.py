@@ -26,20 +26,21 @@ _MOST_LISTED = 8
 
 
 @commands.command("logs")
-@click.argument("label", required=False, metavar="[VARIANT/STEP]")
+@click.argument("label", required=False, metavar="[VARIANT[/STEP]]")
 @options.store
 @click.option("-f", "--follow", is_flag=True, help="Print what a running action adds, until it ends.")
 @options.json_option("the runs, or one run with its log as `text`")
 def command(*, label: str | None, store: Path | None, follow: bool, as_json: bool) -> None:
-    """List the logs of the last apply, or print the log of the newest run of an action.
+    """List the logs of the last apply or of a build, or print the log of the newest run of an action.
 
-    An action has a log whether it succeeded, failed, was interrupted or is still running; its next run replaces it.
-    A step such as `build_llm` is enough if only one action of the last apply has it. Control characters in logs are
-    printed as escapes.
+    VARIANT is the name of a build or its directory. An action has a log whether it succeeded, failed, was interrupted
+    or is still running; its next run replaces it. A step such as `build_llm` is enough if only one action of the last
+    apply has it. Control characters in logs are printed as escapes.
 
     \b
     Example:
       mmbuild logs
+      mmbuild logs llava-int4
       mmbuild logs llava-int4/build_llm
       mmbuild logs build_llm --follow
     """
@@ -52,6 +53,10 @@ def command(*, label: str | None, store: Path | None, follow: bool, as_json: boo
     runs = read_runs(opened)
     if label is None:
         _list(last_apply(runs), opened, as_json=as_json)
+        return
+    of_build = _of_build(label, runs)
+    if of_build and not follow:
+        _list(of_build, opened, as_json=as_json)
         return
     run = _newest(label, runs)
     if as_json:
@@ -85,6 +90,15 @@ def _list(runs: Sequence[LoggedRun], store: Store, *, as_json: bool) -> None:
     print_table([("action", "status", "began", "took", "log"), *rows])
 
 
+def _of_build(label: str, runs: Sequence[LoggedRun]) -> list[LoggedRun]:
+    """The last run of each action of the build that ``label`` names, or whose directory it is, in order of time."""
+    if any(run.label == label for run in runs):
+        return []
+    name = Path(label).name
+    newest = {run.label: run for run in runs if run.label.rpartition("/")[0] == name}
+    return sorted(newest.values(), key=lambda run: run.at)
+
+
 def _newest(label: str, runs: Sequence[LoggedRun]) -> LoggedRun:
     """The last run of the action that ``label`` means.
 
@@ -106,8 +120,23 @@ def _newest(label: str, runs: Sequence[LoggedRun]) -> LoggedRun:
     if "/" not in label:  # a step
         labels = {run.label.rpartition("/")[2]: None for run in reversed(runs)}
     near = nearest(label, list(labels))
-    hint = f"did you mean `{near}`?" if near else "`mmbuild logs` lists the logs of the last apply"
+    hint = (
+        f"did you mean `{near}`?"
+        if near
+        else f"`mmbuild logs` lists the logs of the last apply{_builds(runs)}"
+    )
     raise _no_log(f"no action `{label}` has run with this store", hint)
+
+
+def _builds(runs: Sequence[LoggedRun]) -> str:
+    """The builds that have logs, as the end of a hint; the last ones first."""
+    names = list(dict.fromkeys(run.label.rpartition("/")[0] for run in reversed(runs)))
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return (
+        f"; builds with logs are {', '.join(f'`{name}`' for name in names[:_MOST_LISTED])}{more}"
+        if names
+        else ""
+    )
 
 
 def _names(runs: Sequence[LoggedRun]) -> str:

@@ -207,7 +207,22 @@ def _report_usage(error: Any) -> None:
     _head(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mmbuild"
-    _print_hint(f"`{command} --help` shows the usage")
+    example = _example(context.command) if context is not None and _lacks_words(error) else ""
+    shown = f"for example `{example}`; " if example else ""
+    _print_hint(f"{shown}`{command} --help` shows the usage")
+
+
+def _lacks_words(error: Any) -> bool:
+    """Whether an argument or a required option is missing, or there are more words than arguments."""
+    from click import MissingParameter
+
+    return isinstance(error, MissingParameter) or "unexpected extra argument" in error.message
+
+
+def _example(command: Any) -> str:
+    """The first example in a command's help, without its comment; "" if it has none."""
+    _, _, examples = (command.help or "").partition("Example:\n")
+    return examples.partition("\n")[0].partition("  #")[0].strip()
 
 
 def _report_bug(error: Exception) -> None:

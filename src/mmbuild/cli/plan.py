@@ -96,6 +96,9 @@ def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> N
             f"note: {cost.largest} needs about {size_text(cost.reserved)} of memory, and this machine has "
             f"{size_text(machine_memory())}: apply refuses that (MM312)"
         )
+    elif planning.plan.changes:
+        for line in _running_notes(planning.prepared.running, machine_memory()):
+            print_note(line)
     note = _gpu_note(planning.plan)
     if note is not None and not planning.request["locked"]:  # a lock has a note about its target
         print_note(note)
@@ -130,9 +133,21 @@ def _layout(plan: Plan, cache: ActionCache) -> TextLayout:
     return TextLayout(terminal_width(), styled_verdict, long_reasons(plan, cache) if is_verbose() else {})
 
 
-def _running_text(running: Mapping[str, str]) -> str:
+def _running_text(running: Mapping[str, tuple[str, int]]) -> str:
     """Return what each engine takes to run, a line each."""
-    return "".join(f"{name} {line}\n" for name, line in running.items())
+    return "".join(f"{name} {line}\n" for name, (line, _) in running.items())
+
+
+def _running_notes(running: Mapping[str, tuple[str, int]], memory: int) -> Iterator[str]:
+    """Return a note for each engine that takes more memory to run than this machine has."""
+    from mmbuild.base.formatting import size_text
+
+    for name, (_, on_host) in running.items():
+        if on_host > memory:
+            yield (
+                f"note: {name} takes about {size_text(on_host)} to run, and this machine has {size_text(memory)}: "
+                "lower max_batch_size or the lengths, or run it on a larger machine"
+            )
 
 
 def _derivation_text(derivations: Mapping[str, Sequence[str]]) -> str:

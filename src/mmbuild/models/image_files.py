@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError, read_beginning
+from mmbuild.base.near_paths import path_hint
 from mmbuild.models.errors import EngineError
 
 # Magic numbers; that of WebP is split by its length.
@@ -50,7 +51,7 @@ def require_usable(paths: Iterable[Path]) -> None:
             raise EngineError(
                 f"the image `{path}` {fault}",
                 code="MM517",
-                hint="check the path" if "exist" in fault else f"use a {TAKEN} file",
+                hint=path_hint(path, "check the path") if "exist" in fault else f"use a {TAKEN} file",
             )
 
 

@@ -40,7 +40,8 @@ class Prepared:
     Attributes:
         graphs: One graph per variant.
         derivations: Lines that show how each derived number is computed, by variant.
-        running: What each variant's engine takes to run, by variant.
+        running: What each variant's engine takes to run, by variant: a sentence, and the bytes that the host must
+            have for it.
         warnings: Warnings, as text.
         cached: Whether it comes from the plan cache.
         entry: Name of its entry in the plan cache.
@@ -48,7 +49,7 @@ class Prepared:
 
     graphs: tuple[RecipeGraph, ...]
     derivations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    running: Mapping[str, str] = field(default_factory=dict)
+    running: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     warnings: str = ""
     cached: bool = False
     entry: str = ""
@@ -193,11 +194,12 @@ def derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
     return tuple(f"{item.name} = {item.value}: {item.arithmetic}" for item in variant.derivations)
 
 
-def running_lines(variants: Iterable[ResolvedRecipe]) -> dict[str, str]:
-    """What the engine of each variant takes to run, by the variant's name."""
+def running_lines(variants: Iterable[ResolvedRecipe]) -> dict[str, tuple[str, int]]:
+    """What the engine of each variant takes to run, by the variant's name; see :func:`memory_line`."""
     from mmbuild.backends.lowering.running_memory import memory_line
 
-    return {variant.name: memory_line(variant) for variant in variants}
+    on_cpu = host.default_target()["device"] == "cpu"
+    return {variant.name: memory_line(variant, on_cpu=on_cpu) for variant in variants}
 
 
 def _to_json(prepared: Prepared) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _from_json(value: Mapping[str, Any]) -> Prepared:
     return Prepared(
         tuple(graph_from_json(item) for item in value["graphs"]),
         {name: tuple(lines) for name, lines in value["derivations"].items()},
-        dict(value["running"]),
+        {name: (sentence, on_host) for name, (sentence, on_host) in value["running"].items()},
         value["warnings"],
         cached=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +30,21 @@ def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
             continue
         found = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and item.is_file())
         if not found:
-            raise NoRecipesError(
-                f"`{path}` contains no recipe",
-                code="MM810",
-                hint="name recipe files, or directories that directly contain .yaml files",
-            )
+            raise NoRecipesError(f"`{path}` contains no recipe", code="MM810", hint=_instead(path))
         files.update(dict.fromkeys(found))
     return tuple(files)
+
+
+def _instead(directory: Path) -> str:
+    """What to name instead of a directory without recipes."""
+    if (directory / "engine.json").is_file():
+        return "it is a built engine: name the recipe that it was built from"
+    if (directory / "config.json").is_file():
+        return f"it is a model: `mmbuild init {shlex.quote(str(directory))}` writes a recipe for it"
+    below = directory / "recipes"
+    if below.is_dir():
+        return f"did you mean `{below}`?"
+    return "name recipe files, or directories that directly contain .yaml files"
 
 
 def with_files(request: PlanOptions) -> PlanOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmbuild.base.yaml_parser import parse, split_lines
 
 MAX_CHAIN = 16
 """Longest chain of recipes that extend one another."""
+_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<!\.yaml)(?<!\.yml)")
 _SUFFIXES = (".yaml", ".yml")
 _ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
 
@@ -159,6 +161,8 @@ def _refuse(
 
 def _model_hint(path: Path) -> str | None:
     """A hint if the path is the address of a model."""
+    if _ON_HUB.fullmatch(str(path)) and not path.parent.exists():
+        return f"a recipe is a .yaml file; for the model on the hub, `mmbuild init {path}` writes one"
     scheme, _, rest = str(path).partition(":/")  # a path has no double slashes
     if scheme not in ("hf", "http", "https", "dummy"):
         return None

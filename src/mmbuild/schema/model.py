@@ -57,6 +57,12 @@ class Backend(StrEnum):
     HF = "hf"
 
 
+FOR_GPUS = frozenset({Backend.TENSORRT_LLM, Backend.HF})
+"""Backends whose results run on GPUs, also when they are built on a machine without one."""
+
+PORTABLE = frozenset({Backend.HF})
+"""Backends whose results do not depend on the device that they are built for."""
+
 FITTED = frozenset({Backend.TORCH, Backend.HF})
 """Backends whose quantizations mmbuild computes, and fits to data."""
 

@@ -63,10 +63,12 @@ def _without_misspelt(findings: list[Diagnostic]) -> list[Diagnostic]:
     return [item for item in findings if item.code != "MM111" or item.path not in meant]
 
 
-def _suggested_path(item: Diagnostic) -> str | None:
+def _suggested_path(item: Diagnostic) -> str:
     """The dotted path of the key that a finding suggests in place of ``item.path``."""
     section, _, _ = item.path.rpartition(".")
-    if item.suggestion is None or not section or "." in item.suggestion:
+    if item.suggestion is None:  # possibly a key of the recipe itself that is indented too far
+        return item.path.rpartition(".")[2]
+    if not section or "." in item.suggestion:
         return item.suggestion
     return f"{section}.{item.suggestion}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbuild.base.diagnostics import Violation, touches
+from mmbuild.base.near_paths import recipe_path_hint
 from mmbuild.schema.model import FITTED, Recipe
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ def _pictures(images: list[tuple[int, Path]]) -> Iterator[Violation]:
                 "MM517",
                 (f"{_IMAGES}[{number}]",),
                 f"the image `{display(path)}` {fault}",
-                "check the path; it is relative to the file that names it"
-                if "exist" in fault
-                else f"use a {TAKEN} file",
+                recipe_path_hint(path) if "exist" in fault else f"use a {TAKEN} file",
             )
 
 

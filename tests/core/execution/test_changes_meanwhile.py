@@ -338,3 +338,27 @@ def test_a_failure_comes_back(tmp_path):
     failure = Failure("m", "MM310", "h", ("c",), "t")
     write_failure(tmp_path, failure)
     assert read_failure(tmp_path) == failure
+
+
+def test_what_another_apply_has_built_since_the_plan_is_reused_and_says_so(workspace):
+    planned = workspace.plan(chain("r"))
+    workspace.apply(chain("r"))
+    workspace.events.clear()
+    assert run(workspace, planned).ok
+    reused = [event for event in workspace.events if event.kind is EventKind.REUSED]
+    assert [event.data["why"] for event in reused] == ["it has been built since the plan was made"] * 3
+
+
+def test_what_is_cut_off_early_says_that_its_inputs_are_identical(workspace):
+    workspace.apply(constant_first("a"))
+    workspace.events.clear()
+    assert workspace.apply(constant_first("b")).ok
+    (reused,) = [event for event in workspace.events if event.kind is EventKind.REUSED]
+    assert (reused.label, reused.data["why"]) == ("r/second", "its rebuilt inputs are identical")
+
+
+def constant_first(text):
+    """A recipe whose first action writes the same for every ``text``."""
+    first = action("constant", "r/first", text=text)
+    second = action("write", "r/second", {"text": first}, text="x")
+    return RecipeGraph("r", (first, second), second.definition_key)

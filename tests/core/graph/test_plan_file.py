@@ -1,5 +1,6 @@
 """Saved plans: a file that is not one is refused with a code."""
 
+import errno
 import json
 import os
 
@@ -110,3 +111,17 @@ def test_a_path_that_is_not_a_file_is_refused(saved, kind):
 def test_a_recipe_in_any_style_is_not_a_saved_plan(saved, text):
     saved.write_text(text)
     assert not looks_saved(saved)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, "MM301"), (errno.ENOSPC, "MM302")])
+def test_a_plan_that_cannot_be_written_has_a_hint_about_its_file(tmp_path, monkeypatch, number, code):
+    plan = Workspace(tmp_path).plan(chain("r"))
+
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    with pytest.raises(MmbuildError) as caught:
+        save_plan(tmp_path / "x.plan", plan, REQUEST)
+    assert caught.value.code == code
+    assert caught.value.hint == "check the directory's permissions and free space, or name another file"

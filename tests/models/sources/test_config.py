@@ -115,8 +115,15 @@ def test_an_unrecorded_model_is_not_requested_offline(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config("hf://no/body", None, tmp_path, offline=True)
     assert caught.value.code == "MM133"
+    assert str(caught.value.hint).startswith("recorded: ")
     assert caught.value.hint
     assert "llava-hf/llava-1.5-7b-hf" in caught.value.hint
+
+
+def test_a_mistyped_name_of_a_recorded_model_offline(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        read_config("hf://llava-hf/llava-1.5-7b", None, tmp_path, offline=True)
+    assert (caught.value.code, caught.value.hint) == ("MM133", "did you mean `llava-hf/llava-1.5-7b-hf`?")
 
 
 def test_an_unrecorded_model_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,3 +122,13 @@ def test_an_unknown_job_is_reported_with_the_nearest_name():
         job_named(jobs, "llava-int9")
     assert caught.value.code == "MM813"
     assert caught.value.hint == "did you mean `llava-int8`?"
+
+
+def test_an_unknown_job_like_no_other_is_reported_with_existing_ones():
+    jobs = jobs_of([variant(f"llava-{number}", {}, []) for number in range(10)])
+    with pytest.raises(CiError) as caught:
+        job_named(jobs, "%%%")
+    assert caught.value.hint == (
+        "`mmbuild ci plan` lists the jobs of the same recipes: "
+        f"{', '.join(f'`{job.name}`' for job in jobs[:8])} and {len(jobs) - 8} more"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.limits import YAML_TEXT
+from mmbuild.base.near_paths import path_hint
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 
 # The default of --build-dir.
@@ -31,8 +32,9 @@ def instead_of_engine(path: Path) -> tuple[str, str]:
         return _file(path)
     if not path.is_dir():
         known = _BUILD / path.name
-        meant = f"did you mean `{known}`?" if (known / _ENGINE).is_file() else _apply("RECIPE", None)
-        return "does not exist", meant
+        if (known / _ENGINE).is_file():
+            return "does not exist", f"did you mean `{known}`?"
+        return "does not exist", path_hint(path, _apply("RECIPE", None))
     engines = sorted(found.parent for found in path.glob(f"*/{_ENGINE}"))
     if engines:
         return "is a directory of engines, not an engine", f"name one of them: {_named(engines)}"

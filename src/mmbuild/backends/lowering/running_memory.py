@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmbuild.backends.lowering import estimate
 from mmbuild.base.formatting import size_text
 from mmbuild.models.families.facts import ModelFacts
+from mmbuild.schema.model import Backend, Device
 from mmbuild.schema.resolved import ResolvedRecipe
 
 # Activations, compiled code, and what the libraries take.
@@ -66,8 +67,16 @@ def running_memory(
     )
 
 
-def memory_line(variant: ResolvedRecipe) -> str:
-    """A sentence about the memory that a variant's engine takes."""
+def memory_line(variant: ResolvedRecipe, *, on_cpu: bool) -> tuple[str, int]:
+    """A sentence about the memory that a variant's engine takes, and the bytes of it that the host must have.
+
+    Args:
+        variant: The recipe.
+        on_cpu: Whether a recipe that names no device is built for a CPU.
+
+    Returns:
+        The bytes are 0 for an engine that runs on a GPU, and for a checkpoint, which other programs run.
+    """
     engine = variant.recipe.engine
     needs = running_memory(
         variant.facts,
@@ -77,4 +86,7 @@ def memory_line(variant: ResolvedRecipe) -> str:
         engine.max_input_len,
         engine.max_output_len,
     )
-    return f"takes about {size_text(needs.total)} of memory to run:\n  {needs.text()}"
+    sentence = f"takes about {size_text(needs.total)} of memory to run:\n  {needs.text()}"
+    target = variant.recipe.target
+    runs_on_cpu = on_cpu if target is None or target.device is None else target.device is Device.CPU
+    return sentence, needs.total if runs_on_cpu and engine.backend == Backend.TORCH else 0

@@ -22,7 +22,7 @@ from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, SchedulerState
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import action_key, body_key
-from mmbuild.core.graph.plan import PlannedAction
+from mmbuild.core.graph.plan import PlannedAction, Verdict
 from mmbuild.core.graph.rebuild_reasons import remember_definition
 from mmbuild.core.graph.remote_lookup import RemoteLookup, rebind
 from mmbuild.core.steps.registry import StepSpec
@@ -101,7 +101,7 @@ class Scheduler:
         if not self.pool.fits(requested):
             return None
         name = action_key(planned.action, self.state.digests(planned.action))
-        if self._reuse(planned.action, name, "its rebuilt inputs are identical"):
+        if self._reuse(planned.action, name, _why_reused(planned)):
             return NOTHING
         if self.remote is not None:
             if self.remote.start_pull(name):
@@ -249,3 +249,9 @@ class Scheduler:
         for request in self.gpu_requests.values():
             request.close()
         self.gpu_requests.clear()
+
+
+def _why_reused(planned: PlannedAction) -> str:
+    """Why there is a result now that the plan did not know."""
+    unknown = planned.verdict is Verdict.UNKNOWN
+    return "its rebuilt inputs are identical" if unknown else "it has been built since the plan was made"

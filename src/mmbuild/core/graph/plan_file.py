@@ -13,7 +13,7 @@ from mmbuild.base.files import FileRefusedError, read_beginning, read_object
 from mmbuild.base.limits import SAVED_PLAN
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.graph.serialize import PLAN_SCHEMA, plan_to_json
-from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.disk_errors import output_errors
 from mmbuild.core.store.record_fields import (
     DIGEST,
     FLAG,
@@ -36,7 +36,7 @@ def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
         MmbuildError: MM301 or MM302, the file cannot be written.
     """
     text = json.dumps(plan_to_json(plan, request), indent=1) + "\n"
-    with disk_errors(path):
+    with output_errors(path):
         path.write_text(text, encoding="utf-8")
 
 

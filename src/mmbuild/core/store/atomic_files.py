@@ -25,6 +25,14 @@ def write_whole(path: Path, content: bytes, *, owned: bool = False) -> None:
         OSError: It cannot be written.
     """
     fresh = f"{path.parent}/.{path.name}.{get_native_id()}"
+    try:
+        _write_and_rename(fresh, path, content, owned=owned)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # messages name the file, not the temporary one
+        raise
+
+
+def _write_and_rename(fresh: str, path: Path, content: bytes, *, owned: bool) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(fresh, flags, 0o666)

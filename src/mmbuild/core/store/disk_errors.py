@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
@@ -21,8 +21,14 @@ FULL_BUILD_DIR = (
 )
 
 
-def translate(error: OSError, where: Path, full_hint: str = FULL_STORE) -> MmbuildError | None:
-    """Return the error for a full disk, with ``full_hint``, or for missing permission; None for any other error."""
+_DENIED_DIRECTORY = "use a directory that you can write to with `--store` or `--build-dir`"
+_OWN_FILE = "check the directory's permissions and free space, or name another file"
+
+
+def translate(
+    error: OSError, where: Path, full_hint: str = FULL_STORE, denied_hint: str = _DENIED_DIRECTORY
+) -> MmbuildError | None:
+    """Return the error for a full disk or for missing permission, each with its hint; None for any other error."""
     path = error.filename2 or error.filename or where  # of a copy or a link, what it writes
     if error.errno in _FULL:
         return MmbuildError(
@@ -32,21 +38,28 @@ def translate(error: OSError, where: Path, full_hint: str = FULL_STORE) -> Mmbui
         return MmbuildError(
             f"cannot write `{path}` ({os.strerror(error.errno)})",
             code="MM301",
-            hint="use a directory that you can write to with `--store` or `--build-dir`",
+            hint=denied_hint,
         )
     return None
 
 
 @contextmanager
-def disk_errors(where: Path, full_hint: str = FULL_STORE) -> Iterator[None]:
+def disk_errors(
+    where: Path, full_hint: str = FULL_STORE, denied_hint: str = _DENIED_DIRECTORY
+) -> Iterator[None]:
     """Raise :class:`MmbuildError` if the disk is full or permissions are missing in the block."""
     try:
         yield
     except OSError as error:
-        reported = translate(error, where, full_hint)
+        reported = translate(error, where, full_hint, denied_hint)
         if reported is None:
             raise
         raise reported from error
+
+
+def output_errors(file: Path) -> AbstractContextManager[None]:
+    """:func:`disk_errors` for a file that the user names, outside the store and the build directory."""
+    return disk_errors(file, _OWN_FILE, _OWN_FILE)
 
 
 def fault_point(name: str) -> None:

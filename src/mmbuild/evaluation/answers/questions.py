@@ -22,6 +22,7 @@ from mmbuild.base.field_checks import Check, fits, list_of, optional, text, wron
 from mmbuild.base.files import FileRefusedError, is_within, read_file, read_lines
 from mmbuild.base.json_reader import JsonProblemError, JsonSyntaxError, parse_json
 from mmbuild.base.limits import DATA_BYTES, DATA_LINES, QUESTION_LINE
+from mmbuild.base.near_paths import path_hint
 from mmbuild.models.errors import EngineError
 from mmbuild.models.images import PICTURE_BYTES, require_header
 
@@ -99,9 +100,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     except (OSError, FileRefusedError) as error:
         problem = getattr(error, "problem", "")
         reason = f"it {problem}" if problem else getattr(error, "strerror", None) or str(error)
-        raise DataError(
-            f"cannot read questions from `{path}`: {reason}", code="MM890", hint=_EXAMPLE
-        ) from None
+        hint = path_hint(path, _EXAMPLE) if isinstance(error, FileNotFoundError) else _EXAMPLE
+        raise DataError(f"cannot read questions from `{path}`: {reason}", code="MM890", hint=hint) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mmbuild.base.field_checks import fits
 from mmbuild.base.files import FileRefusedError, read_lines
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import CALIBRATION_LINE, DATA_BYTES, DATA_LINES
+from mmbuild.base.near_paths import near_name
 
 DEFAULT_SAMPLES = 32
 CAPTION_PROMPT = "Describe the picture."
@@ -81,10 +82,13 @@ def parse_samples(path: Path, shown: str | None = None) -> list[Sample]:
     except (OSError, FileRefusedError) as error:
         problem = getattr(error, "problem", "")
         reason = f"it {problem}" if problem else getattr(error, "strerror", None) or str(error)
+        near = near_name(path) if isinstance(error, FileNotFoundError) else None
         raise CalibrationError(
             f"cannot read calibration data `{shown}`: {reason}",
             code="MM166",
-            hint="name a JSONL file with one {image, prompt, answer} per line",
+            hint=f"did you mean `{near}`?"
+            if near
+            else "name a JSONL file with one {image, prompt, answer} per line",
         ) from error
 
 

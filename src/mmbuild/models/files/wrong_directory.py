@@ -101,5 +101,5 @@ def _above(what: str, directory: Path, models: list[Path], address: str | None) 
     return ModelFilesError(
         f"`{display(directory)}` is {what}, not a model itself",
         code="MM735",
-        hint=f"set model.source to {' or '.join(named)}{more}",
+        hint=f"name {' or '.join(named)}{more}",
     )

@@ -15,15 +15,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from mmbuild.base.diagnostics import nearest
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import MODEL_JSON
+from mmbuild.base.near_paths import recipe_path_hint
 from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.models.files import hf_layout
 from mmbuild.models.sources.model_addresses import hub_address
 
 Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
+_SIMILAR = 0.8
+"""Minimum similarity, by difflib, of a mistyped name of a recorded model."""
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -105,11 +109,14 @@ def read_config(
     if recorded is not None:
         return SourceConfig(recorded, "recorded")
     if ref.kind == "dummy-hub" or offline:
+        near = nearest(ref.value, recorded_models(), cutoff=_SIMILAR)
         raise ConfigError(
             f"the config.json of `{ref.value}` is not recorded in mmbuild"
             + (", and the hub is not accessed offline" if ref.kind == "hub" else ""),
             code="MM133",
-            hint=f"recorded: {', '.join(recorded_models())}; or name a directory with a config.json",
+            hint=f"did you mean `{near}`?"
+            if near
+            else f"recorded: {', '.join(recorded_models())}; or name a directory with a config.json",
         )
     from mmbuild.models.sources.hub import fetch_config
 
@@ -178,7 +185,7 @@ def _from_directory(directory: Path) -> SourceConfig:
         raise ConfigError(
             f"model directory `{_shown(directory)}` does not exist",
             code="MM130",
-            hint="check the path; it is relative to the file that names it",
+            hint=recipe_path_hint(directory),
         )
     try:
         data = read_file(path, MODEL_JSON)

@@ -349,7 +349,8 @@ def _unreachable(where: str, error: Exception) -> SourceError:
         return UnreachableError(
             f"{where}: cannot reach {_host()} ({_ERRNO.sub('', reason)})",
             code="MM422",
-            hint="check the network and HF_ENDPOINT, then try again; or name a local directory",
+            hint="check the network and HF_ENDPOINT, then try again; "
+            "`--offline` plans without the hub; or name a local directory",
         )
     return SourceError(
         f"{where}: the hub is unreachable or the connection failed: {reason}",

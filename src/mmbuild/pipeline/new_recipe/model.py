@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.near_paths import path_hint
 from mmbuild.base.pins import NO_PINS
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families import family
@@ -185,7 +186,10 @@ def _require_place(source: str) -> None:
     raise ConfigError(
         f"model directory `{source}` does not exist",
         code="MM130",
-        hint="check the path, which is relative to the current directory; a model on the hub is `owner/name`",
+        hint=path_hint(
+            Path(place),
+            "check the path, which is relative to the current directory; a model on the hub is `owner/name`",
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.durations import estimated_seconds
 from mmbuild.core.store.atomic_files import write_whole
-from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.disk_errors import output_errors
 from mmbuild.team.ci.variants import CiError
 
 VERSION = 1
@@ -29,7 +29,7 @@ def write_times(path: Path, times: Mapping[str, float]) -> None:
         MmbuildError: MM301 or MM302, the file cannot be written.
     """
     text = json.dumps({"version": VERSION, "seconds": dict(sorted(times.items()))}, indent=1) + "\n"
-    with disk_errors(path):
+    with output_errors(path):
         write_whole(path, text.encode())
 
 

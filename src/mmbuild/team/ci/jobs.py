@@ -17,6 +17,9 @@ from mmbuild.base.diagnostics import nearest
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.team.ci.variants import CiError, Variant
 
+_MOST_NAMED = 8
+"""Jobs that a hint names."""
+
 
 @dataclass(frozen=True, slots=True)
 class MergedGraph:
@@ -131,8 +134,15 @@ def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:
     raise CiError(
         f"these recipes have no job `{name}`",
         code="MM813",
-        hint=f"did you mean `{near}`?" if near else "`mmbuild ci plan` lists the jobs of the same recipes",
+        hint=f"did you mean `{near}`?"
+        if near
+        else f"`mmbuild ci plan` lists the jobs of the same recipes: {_first(jobs)}",
     )
+
+
+def _first(jobs: Sequence[CiJob]) -> str:
+    more = f" and {len(jobs) - _MOST_NAMED} more" if len(jobs) > _MOST_NAMED else ""
+    return ", ".join(f"`{job.name}`" for job in jobs[:_MOST_NAMED]) + more
 
 
 def _groups(union: MergedGraph) -> list[tuple[Kind, list[str]]]:

@@ -17,7 +17,7 @@ from mmbuild.base.formatting import estimate_text, size_text
 from mmbuild.base.templates import render
 from mmbuild.core.execution.events import Event, EventKind, Result, Sink
 from mmbuild.core.graph.plan import Build, Plan
-from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.disk_errors import output_errors
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ def append_summary(text: str) -> bool:
     path = os.environ.get(VARIABLE)
     if not path:
         return False
-    with disk_errors(Path(path)), open(path, "a", encoding="utf-8") as stream:
+    with output_errors(Path(path)), open(path, "a", encoding="utf-8") as stream:
         stream.write(text if len(text.encode()) <= _MOST_BYTES else text.partition("\n")[0] + "\n")
     return True
 

@@ -31,7 +31,7 @@ from mmbuild.base.limits import LOCK_TEXT
 from mmbuild.base.pins import Pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 from mmbuild.core.store.atomic_files import write_whole
-from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.disk_errors import output_errors
 
 FORMAT = 1
 SUFFIX = ".lock"
@@ -104,7 +104,7 @@ def write_lock(path: Path, lock: Lockfile) -> None:
     """
     content = {"lock": FORMAT, **{key: value for key, value in asdict(lock).items() if value}}
     text = yaml.safe_dump(content, sort_keys=True, default_flow_style=False, width=1000, allow_unicode=True)
-    with disk_errors(path):
+    with output_errors(path):
         write_whole(path, (_HEAD + text).encode())
 
 
