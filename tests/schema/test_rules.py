@@ -72,6 +72,7 @@ def with_text(**changes: object) -> dict[str, object]:
         ("MM162", ENGINE + "  quantization: {algorithm: int4_awq, group_size: 128}\n", "128",
          ENGINE + "  quantization: {algorithm: int4_awq, group_size: 64}\n"),
         ("MM163", FUSED_OPT, "true", FUSED_OPT.replace("true", "auto")),
+        ("MM158", RECIPE + "verify: {max_new_tokens: 65}\n", "65", RECIPE + "verify: {max_new_tokens: 64}\n"),
         ("MM153", RECIPE.replace("source: model", "source: model\n  revision: v1"), "v1", RECIPE),
         ("MM154", RECIPE.replace("source: model", VISION), "'hf://a/b'", RECIPE),
         ("MM154", NOUGAT.replace("-base", "-base" + CLIP), "'hf://openai/clip-vit-large-patch14-336'", NOUGAT),

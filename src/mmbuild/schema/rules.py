@@ -271,6 +271,21 @@ def _second_sources(recipe: Recipe) -> Iterator[Violation]:
             )
 
 
+def _verified_tokens(recipe: Recipe) -> Iterator[Violation]:
+    verify, most = recipe.verify, recipe.engine.max_output_len
+    # The default is for engines of any length.
+    if verify is None or "max_new_tokens" not in verify.model_fields_set or verify.max_new_tokens <= most:
+        return
+    yield Violation(
+        "MM158",
+        ("verify.max_new_tokens",),
+        f"verify.max_new_tokens is {verify.max_new_tokens}, but the engine generates, and verify compares, at most "
+        f"{most} tokens",
+        f"use {most}, or raise engine.max_output_len",
+        "warning",
+    )
+
+
 _LENGTHS = ("engine.max_input_len", "engine.max_output_len")
 _IMAGES = "engine.max_images_per_prompt"
 _BATCH = ("engine.max_batch_size", _IMAGES)
@@ -290,6 +305,7 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
         ("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"), gates_beyond_length
     ),
     RecipeRule(("gates", "model.source"), gates_on_random_weights),
+    RecipeRule(("verify.max_new_tokens", "engine.max_output_len"), _verified_tokens),
     RecipeRule(("engine.quantization", "target"), float8_gpu),
 )
 
