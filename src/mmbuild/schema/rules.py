@@ -302,7 +302,9 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model.family", "engine.max_input_len"), _start_token),
     RecipeRule(("gates", "verify", "engine.backend"), gates_without_verify),
     RecipeRule(
-        ("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"), gates_beyond_length
+        ("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"),
+        gates_beyond_length,
+        settles=("verify.max_new_tokens",),
     ),
     RecipeRule(("gates", "model.source"), gates_on_random_weights),
     RecipeRule(("verify.max_new_tokens", "engine.max_output_len"), _verified_tokens),
