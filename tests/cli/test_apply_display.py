@@ -7,15 +7,10 @@ import re
 import pytest
 
 from mmbuild.core.store.layout import open_store
-from support.projects.demo_project import NAME, RECIPE, Project
+from support.projects.demo_project import NAME, RECIPE
 from support.terminal import CONTROL, HIDE, SGR, SHOW, Terminal
 
 LABEL = f"{NAME}/quantize"
-
-
-@pytest.fixture
-def project(tmp_path):
-    return Project(tmp_path)
 
 
 def held(project, *options, **environment):

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from inline_snapshot import snapshot
 
 from support.projects.demo_project import RECIPE, Project
 from support.screen import run_screen
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
 
 
 def test_apply_of_a_new_recipe(project: Project) -> None:

@@ -7,12 +7,7 @@ import time
 
 import pytest
 
-from support.projects.demo_project import NAME, RECIPE, Project
-
-
-@pytest.fixture
-def project(tmp_path):
-    return Project(tmp_path)
+from support.projects.demo_project import NAME, RECIPE
 
 
 def built(project):

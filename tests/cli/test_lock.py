@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.projects.demo_project import NAME, RECIPE, Project
+from support.projects.demo_project import NAME, RECIPE
 
 LOCK = RECIPE.replace(".yaml", ".lock")
-
-
-@pytest.fixture
-def project(tmp_path):
-    return Project(tmp_path)
 
 
 @pytest.mark.slow

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import pytest
 from inline_snapshot import snapshot
 
 from support.projects.demo_project import NAME, RECIPE, Project
 from support.screen import run_screen, without_volatile
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
 
 
 def test_a_quiet_plan_is_its_counts(project: Project) -> None:

@@ -13,6 +13,7 @@ from mmbuild.base.formatting import elapsed_text
 from mmbuild.base.pace import Pace, observe
 from mmbuild.base.progress import Amount, Progress, as_amount, silent
 from mmbuild.base.progress_text import columns, end_that_fits, progress_text, words_that_fit
+from mmbuild.base.repeating import repeating
 from mmbuild.base.terminal_text import one_line
 
 _REDRAW_SECONDS = 0.5
@@ -113,19 +114,10 @@ class StatusLine:
     @contextmanager
     def drawn(self) -> Iterator[None]:
         """Draw the line twice a second in another thread, first after half a second; remove it at the end."""
-        ended = threading.Event()
-
-        def work() -> None:
-            while not ended.wait(_REDRAW_SECONDS):
-                self.draw()
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(self.draw, _REDRAW_SECONDS):
+                yield
         finally:
-            ended.set()
-            thread.join()
             self.clear()
 
 

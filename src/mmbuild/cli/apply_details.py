@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmbuild.base.repeating import repeating
 from mmbuild.base.terminal_text import one_line
 from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.graph.plan import Plan, Verdict
@@ -68,11 +69,7 @@ def _print(label: str, line: str) -> None:
 @contextmanager
 def log_lines(sink: Sink) -> Iterator[Sink]:
     """Provide a sink that also prints log lines of running actions, every 0.2 s, until the block ends."""
-    lines, ended = LogLines(), threading.Event()
-
-    def poll() -> None:
-        while not ended.wait(_POLL_SECONDS):
-            lines.poll()
+    lines = LogLines()
 
     def both(event: Event) -> None:
         if event.kind is EventKind.STARTED:
@@ -82,10 +79,5 @@ def log_lines(sink: Sink) -> Iterator[Sink]:
             lines.take(event)
             sink(event)
 
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
+    with repeating(lines.poll, _POLL_SECONDS):
         yield both
-    finally:
-        ended.set()
-        thread.join()

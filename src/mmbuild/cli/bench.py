@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbuild.cli import commands, options
+from mmbuild.cli.bench_sweep import Shown, Sweep, run
 from mmbuild.cli.builds import build_arguments
 
 if TYPE_CHECKING:
     from mmbuild.serving.bench.load import Extent, Load
-    from mmbuild.serving.bench.measured import Run
     from mmbuild.serving.bench.workload import Workload
 
 _TOKENS, _REQUESTS, _TIMEOUT = 64, 32, 600.0
@@ -153,31 +152,12 @@ def command(
     asked = tuple(prompt for prompt in prompts or (PROMPT,) if prompt)
     workload = Workload(images, image_size, asked, max_new_tokens or _TOKENS, ignore_eos, seed)
     _check_options(context, workload, output, html)
-    shown = _Shown(output, html, as_json)
+    shown = Shown(str(output) if output else None, str(html) if html else None, as_json)
     if build is not None:
         _measure_engine(build, check, batches, rates, workload, extent, shown, lower=max_new_tokens is None)
     else:
         sweep = _of_server(url or "", model, key_file, timeout, clients, rates, workload)
-        _run(sweep, extent, shown)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sweep:
-    """What is measured: the target as the result describes it, its loads, and the function that yields their runs."""
-
-    target: Mapping[str, Any]
-    loads: Sequence[Load]
-    workload: Workload
-    measure: Callable[[Sequence[Load], Extent, Workload, Callable[[Load], None]], Iterator[Run]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """Where the result goes: files, and the terminal as a table or as JSON."""
-
-    output: Path | None
-    html: Path | None
-    as_json: bool
+        run(sweep, extent, shown)
 
 
 def _measure_engine(
@@ -187,7 +167,7 @@ def _measure_engine(
     rates: str | None,
     workload: Workload,
     extent: Extent,
-    shown: _Shown,
+    shown: Shown,
     *,
     lower: bool,
 ) -> None:
@@ -211,55 +191,14 @@ def _measure_engine(
         "loads": [asdict(load) for load in loads],
         "workload": asdict(workload),
         "extent": asdict(extent),
-        "output": str(shown.output) if shown.output else None,
-        "html": str(shown.html) if shown.html else None,
-        "as_json": shown.as_json,
+        "shown": asdict(shown),
     }
     launch.run_on_ranks(
         description.llm["tensor_parallel"],
-        "mmbuild.cli.bench:measure_engine",
+        "mmbuild.cli.bench_sweep:measure_engine",
         arguments,
         interrupts=(signal.SIGINT,),
     )
-
-
-def measure_engine(
-    build: str,
-    loads: Sequence[Mapping[str, Any]],
-    workload: Mapping[str, Any],
-    extent: Mapping[str, Any],
-    output: str | None,
-    html: str | None,
-    as_json: bool,
-) -> None:
-    """Load an engine, measure it and show the result: what each rank does, of which rank 0 alone gets past loading.
-
-    Args:
-        build: The engine directory.
-        loads: Fields of each load.
-        workload: Fields of the workload.
-        extent: Fields of the extent.
-        output: File for the result as JSON, if any.
-        html: File for its page, if any.
-        as_json: Whether to print JSON instead of a table.
-    """
-    from mmbuild.backends.engine_dir import description as layout
-    from mmbuild.serving.bench import in_process
-    from mmbuild.serving.bench.load import Extent, Load
-    from mmbuild.serving.bench.workload import Workload
-
-    engine = Path(build)
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in workload.items()
-    }
-    sweep = _Sweep(
-        in_process.target_of(engine, layout.read(engine)),
-        [Load(**load) for load in loads],
-        Workload(**fields),
-        partial(in_process.measure, engine),
-    )
-    shown = _Shown(Path(output) if output else None, Path(html) if html else None, as_json)
-    _run(sweep, Extent(**extent), shown)
 
 
 def _of_server(
@@ -270,13 +209,13 @@ def _of_server(
     clients: str | None,
     rates: str | None,
     workload: Workload,
-) -> _Sweep:
+) -> Sweep:
     from mmbuild.serving.bench import endpoint, server
 
     loads = _loads("clients", clients, rates, _CLIENTS)
     key = None if key_file is None else endpoint.read_key(key_file)
     found = endpoint.identify(endpoint.Server(endpoint.base_url(url), model, key, timeout))
-    return _Sweep(endpoint.target_of(found), loads, workload, partial(server.measure, found))
+    return Sweep(endpoint.target_of(found), loads, workload, partial(server.measure, found))
 
 
 def _loads(kind: str, sizes: str | None, rates: str | None, otherwise: str) -> list[Load]:
@@ -321,67 +260,3 @@ def _unfit(message: str, hint: str) -> Exception:
     from mmbuild.base.errors import UsageError
 
     return UsageError(message, code="MM860", hint=hint)
-
-
-def _report(load: Load) -> None:
-    from mmbuild.cli.output import print_note
-
-    print_note(f"measuring {load.name} ...")
-
-
-def _run(sweep: _Sweep, extent: Extent, shown: _Shown) -> None:
-    """Measure, and show what was measured, however the sweep ended.
-
-    Raises:
-        MmbuildError: MM864, a run has no complete answer; or why the sweep ended early.
-    """
-    from datetime import UTC, datetime
-
-    from mmbuild.serving.bench.document import document
-    from mmbuild.serving.bench.sweep import collect
-
-    found = collect(sweep.measure(sweep.loads, extent, sweep.workload, _report), sweep.loads)
-    result = document(
-        sweep.target, sweep.workload, extent, found.runs, datetime.now(UTC), missing=found.missing
-    )
-    _show(result, shown)
-    if found.problem is not None:
-        raise found.problem
-    _require_answers(found.runs)
-
-
-def _show(result: Mapping[str, Any], shown: _Shown) -> None:
-    """Write the files, then print the table or the JSON."""
-    from mmbuild.cli.tables import print_folded
-    from mmbuild.serving.bench.document import as_text
-    from mmbuild.serving.bench.page import page
-    from mmbuild.serving.bench.rows import failure_lines, notes, row_of
-    from mmbuild.serving.bench.table import print_table
-
-    if shown.output is not None:
-        shown.output.write_text(as_text(result), encoding="utf-8")
-    if shown.html is not None:
-        shown.html.write_text(page(result), encoding="utf-8")
-    if shown.as_json:
-        click.echo(as_text(result), nl=False)
-        return
-    print_table([row_of(result["target"]["name"], run) for run in result["runs"]])
-    for line in (*failure_lines(result), *(f"note: {note}" for note in notes(result))):
-        print_folded(line)
-
-
-def _require_answers(runs: Sequence[Run]) -> None:
-    """Fail if a run has no complete answer.
-
-    Raises:
-        MmbuildError: MM864.
-    """
-    from mmbuild.base.errors import MmbuildError
-
-    failed = [run.load.name for run in runs if run.failed]
-    if failed:
-        raise MmbuildError(
-            f"no request got a complete answer: {', '.join(failed)}",
-            code="MM864",
-            hint="the lines above count the failures by status and code",
-        )

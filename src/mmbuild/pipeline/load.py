@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mmbuild.backends.table import backend
 from mmbuild.base.diagnostics import Diagnostic, RecipeError, Violation, touches
-from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
 from mmbuild.base.pins import NO_PINS, Pins
-from mmbuild.base.yaml_nodes import YamlNode, dotted, find, has, parts_of, replace_at
-from mmbuild.models.families import family
+from mmbuild.base.yaml_nodes import YamlNode, diagnostic_at, dotted, find, has, parts_of, replace_at
 from mmbuild.models.families.facts import ModelFacts
-from mmbuild.models.families.sanity_checks import require_sound
-from mmbuild.models.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.models.sources.model_addresses import missing_directory
+from mmbuild.pipeline.model_reading import Configs, ModelCache, check_files_once, read_facts
 from mmbuild.pipeline.options import PlanOptions
 from mmbuild.schema.calibration_rules import calibration_faults
 from mmbuild.schema.files import read_document
 from mmbuild.schema.generation_rules import generation_faults
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Recipe
-from mmbuild.schema.model_file_rules import ModelFiles, check_files
+from mmbuild.schema.model_file_rules import ModelFiles
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.places import outside_faults, places_of
@@ -38,7 +33,6 @@ from mmbuild.schema.verification_rules import verify_faults
 
 _SUFFIX = 55  # characters added to a build's name for temporary directories, locks and reports
 _TRUE = ("1", "true", "yes")
-_Configs = dict[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +52,13 @@ class LoadResult:
 
 @dataclass(slots=True)
 class _Session:
-    """State of one :func:`load_recipes` call: options, and the configs and model directories read so far."""
+    """State of one :func:`load_recipes` call: options, findings, and the files and models read so far."""
 
     overrides: list[Override]
-    offline: bool
+    models: ModelCache
     allow_outside: bool
-    pins: Pins = NO_PINS
     findings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
-    configs: dict[tuple[str, str | None], SourceConfig | MmbuildError] = field(default_factory=dict)
-    models: dict[str, ModelFiles] = field(default_factory=dict)
 
 
 def load_recipes(
@@ -93,7 +84,7 @@ def load_recipes(
     if allow_outside is None:
         allow_outside = os.environ.get("MMBUILD_ALLOW_OUTSIDE", "").lower() in _TRUE
     parsed, findings = parse_overrides(overrides)
-    session = _Session(parsed, offline, allow_outside, pins, findings)
+    session = _Session(parsed, ModelCache(offline, pins), allow_outside, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
     _refuse_duplicate_names(variants, session)
     _refuse_long_names(variants, session)
@@ -141,7 +132,7 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
 
 def with_node(variant: ResolvedRecipe, node: YamlNode, *, offline: bool = False) -> ResolvedRecipe | None:
     """``variant`` as if its files contained ``node``; None if that is not a valid recipe."""
-    session = _Session([], offline, allow_outside=True)
+    session = _Session([], ModelCache(offline), allow_outside=True)
     loaded = _load_variant(variant.path, variant.root, "", node, session)
     return None if loaded is None else replace(loaded, name=variant.name, places=variant.places)
 
@@ -166,8 +157,13 @@ def _load_variant(
     places = places_of(recipe, node, root, allow_outside=session.allow_outside)
     outside_places = [] if "model.source" in blamed else list(outside_faults(recipe, places))
     blamed |= {item.blame[0] for item in outside_places}
-    facts, configs, fault = _model(recipe, blamed, root, session)
-    model = ModelFiles() if facts is None else _model_files(recipe, root, facts, configs, session)
+    facts, configs, fault, read = read_facts(recipe.model, blamed, root, session.models)
+    model = (
+        ModelFiles()
+        if facts is None
+        else check_files_once(recipe.model, root, facts, configs, session.models)
+    )
+    session.files += (*read, *model.files)
     fault = [*outside_places, *fault, *model.faults]
     # Rule violations that follow from a family that may be wrong are not root causes.
     doubtful = {"model.family"} if any(item.code in _FAMILY_MISMATCH for item in fault) else set()
@@ -204,7 +200,7 @@ def _is_reported_version(item: Diagnostic, session: _Session) -> bool:
 
 
 def _resolved(
-    path: Path, root: Path, name: str, recipe: Recipe, facts: ModelFacts, configs: _Configs
+    path: Path, root: Path, name: str, recipe: Recipe, facts: ModelFacts, configs: Configs
 ) -> ResolvedRecipe:
     return ResolvedRecipe(
         name=name,
@@ -228,88 +224,17 @@ def _backend_faults(
 
 # The model belongs to another family, or to none.
 _FAMILY_MISMATCH = ("MM410", "MM711")
-# Keys blamed for a family's findings that name none; codes not listed here blame the model's source.
-_BLAME = {
-    "MM410": ("model.family", "model.source"),
-    "MM415": ("model.vision.source",),
-    "MM416": ("model.vision.source",),
-}
-
-
-def _model(
-    recipe: Recipe, faulty: set[str], root: Path, session: _Session
-) -> tuple[ModelFacts | None, _Configs, list[Violation]]:
-    """The facts and configs of the model, or the violations that prevent reading them."""
-    model = recipe.model
-    if any(path.split(".")[0] == "model" for path in faulty):
-        return None, {}, []
-    configs: _Configs = {}
-    for name, key, source in (("model", "model", model), ("vision", "model.vision", model.vision)):
-        if source is None or (
-            name == "vision" and "vision" not in family(model.family).TRAITS.second_sources
-        ):
-            continue
-        config = _cached_config(source.source, source.revision, root, session)
-        if isinstance(config, MmbuildError):
-            return None, {}, [Violation(config.code, (f"{key}.source",), config.message, config.hint)]
-        session.files += config.files
-        configs[name] = config.config
-    try:
-        facts = family(model.family).facts(configs["model"], configs.get("vision"))
-        require_sound(facts)
-        require_directories(model.source, root, facts.directories)
-        return facts, configs, []
-    except MmbuildError as error:
-        blame = getattr(error, "blame", ()) or _BLAME.get(error.code, ("model.source",))
-        return None, configs, [Violation(error.code, blame, error.message, error.hint)]
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"
-        return None, configs, [Violation("MM132", ("model.source",), message, "download config.json again")]
-
-
-def _model_files(
-    recipe: Recipe, root: Path, facts: ModelFacts, configs: _Configs, session: _Session
-) -> ModelFiles:
-    """Check the files next to config.json, once for all variants of a model."""
-    model = recipe.model
-    key = json.dumps([model.model_dump(mode="json"), str(root)], sort_keys=True)
-    if key not in session.models:
-        sources = {"model": model, "vision": model.vision}
-        configs_read = {
-            name: session.configs.get((source.source, source.revision))
-            for name, source in sources.items()
-            if source is not None
-        }
-        fetched = [
-            name
-            for name, config in configs_read.items()
-            if isinstance(config, SourceConfig) and config.origin == "hub"
-        ]
-        session.models[key] = check_files(model, root, facts, configs, fetched, session.pins)
-    session.files += session.models[key].files
-    return session.models[key]
-
-
-def _cached_config(
-    source: str, revision: str | None, root: Path, session: _Session
-) -> SourceConfig | MmbuildError:
-    key = (source, revision)
-    if key not in session.configs:
-        try:
-            found: SourceConfig | MmbuildError = read_config(
-                source, revision, root, offline=session.offline, pins=session.pins
-            )
-        except MmbuildError as error:
-            found = error
-        session.configs[key] = found
-    return session.configs[key]
 
 
 def to_diagnostic(node: YamlNode, fault: Violation) -> Diagnostic:
     """``fault`` with the place of the key to blame."""
     key = next((path for path in fault.blame if has(node, path)), fault.blame[0])
     hint = (_hub_hint(node, key) if fault.code == "MM130" else None) or fault.hint
-    return _locate(node, Diagnostic(fault.code, fault.message, fault.severity, path=key, hint=hint))
+    at, reached = find(node, parts_of(key))
+    # Of a mapping, the key that the user wrote is shown, not the lines within it.
+    span = at.key or at.span if isinstance(at.value, Mapping) else at.span
+    found = diagnostic_at(fault.code, fault.message, span, path=dotted(reached) or key, hint=hint)
+    return replace(found, severity=fault.severity)
 
 
 def _hub_hint(node: YamlNode, key: str) -> str | None:
@@ -318,22 +243,6 @@ def _hub_hint(node: YamlNode, key: str) -> str | None:
     if not isinstance(at.value, str):
         return None
     return missing_directory(at.value, Path(at.span.source.directory) / at.value)
-
-
-def _locate(node: YamlNode, item: Diagnostic) -> Diagnostic:
-    """``item`` with the location of its path, or of the nearest mapping that the user wrote."""
-    at, reached = find(node, parts_of(item.path))
-    span = at.key or at.span if isinstance(at.value, Mapping) else at.span
-    path = dotted(reached) or item.path
-    return replace(
-        item,
-        file=span.source.label,
-        line=span.line,
-        column=span.column,
-        excerpt=span.excerpt,
-        width=span.width,
-        path=path,
-    )
 
 
 def _refuse_long_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:

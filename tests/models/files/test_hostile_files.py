@@ -25,7 +25,7 @@ from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.config_reading import saved_config
 from mmbuild.models.files import generation_settings, small_files
 from mmbuild.models.files import weight_files as pickles
-from mmbuild.models.files.vocabulary import pieces
+from mmbuild.models.files.sentencepiece_file import pieces
 from mmbuild.models.sources import hub_index
 from mmbuild.models.sources.config import read_config
 from mmbuild.models.validation import integrity

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.families.shared import dummy_tokenizer
 from mmbuild.models.files.small_files import SmallFileError
-from mmbuild.models.files.vocabulary import pieces, read_tokenizer
+from mmbuild.models.files.vocabulary import read_tokenizer
 from support.examples import examples
+from support.models.sentencepiece import sentencepiece_model
 
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 300}
 
@@ -133,48 +134,6 @@ def test_a_list_of_pieces_is_a_vocabulary_too(tmp_path: Path) -> None:
     found = read_tokenizer(tmp_path)
     assert found is not None
     assert {token.text: token.id for token in found.tokens.values()} == {"<pad>": 0, "</s>": 1, "a": 2}
-
-
-# SentencePiece models, written by hand: each piece is field 1, with its text, score and kind inside.
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 0x7F:
-        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
-    return out + bytes([number])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def sentencepiece_model(texts: list[str]) -> bytes:
-    """Pieces, then a trainer's section as real files have it."""
-    made = [field(1, field(1, text.encode()) + b"\x15\x00\x00\x80\xbf" + b"\x18\x01") for text in texts]
-    return b"".join(made) + field(2, b"\x08\x01" * 70) + b"\x50\x96\x01"
-
-
-@given(st.lists(st.text(max_size=200), min_size=1, max_size=30))
-def test_pieces_are_read_in_order(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    file = tmp_path_factory.mktemp("pieces") / "tokenizer.model"
-    file.write_bytes(sentencepiece_model(texts))
-    assert pieces(file) == texts
-
-
-@settings(max_examples=examples(60))
-@given(st.binary(max_size=60))
-def test_noise_is_refused(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
-    file = tmp_path_factory.mktemp("pieces") / "tokenizer.model"
-    file.write_bytes(b"\x07" + noise)  # a wire type that does not exist
-    with pytest.raises(SmallFileError, match="is not a SentencePiece model"):
-        pieces(file)
-
-
-def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(["<unk>", "a"])[:-5])
-    with pytest.raises(SmallFileError, match="is not a SentencePiece model"):
-        read_tokenizer(tmp_path)
 
 
 def test_a_sentencepiece_model_is_a_tokenizer(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from mmbuild.base.repeating import repeating
 from mmbuild.base.terminal_text import one_line, raw
 from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.execution.running_actions import ApplyProgress, after, lines, still_line
@@ -19,6 +20,8 @@ from mmbuild.core.graph.plan import Plan, Verdict
 _TICK_SECONDS = 1.0
 _SILENT_SECONDS = 30.0
 """Time without a line about a running action after which a log gets one."""
+_UNWRITABLE = (OSError, ValueError, AttributeError)
+"""Errors of a standard error that is full, closed or missing."""
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def display(plan: Plan, *, live: bool = True) -> Iterator[Sink]:
             yield lenient(sink)
         return
     plain = PlainLines(plan)
-    with _repeating(plain.tick):
+    with repeating(plain.tick, _TICK_SECONDS):
         yield lenient(plain)
 
 
@@ -37,7 +40,7 @@ def lenient(sink: Sink) -> Sink:
     """Wrap ``sink`` to ignore write errors: a closed or full standard error must not stop a build."""
 
     def show(event: Event) -> None:
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(*_UNWRITABLE):
             sink(event)
 
     return show
@@ -62,9 +65,9 @@ class PlainLines:
                 self._print(line)
 
     def tick(self) -> None:
-        """Print a line for each running action about which nothing was printed for 30 seconds."""
+        """Print a line for each running action without one for 30 seconds; errors of standard error are ignored."""
         now = self._clock()
-        with self._lock:
+        with self._lock, suppress(*_UNWRITABLE):
             for label, action in self._state.running.items():
                 if now - self._printed.get(label, action.started) >= _SILENT_SECONDS:
                     self._printed[label] = now
@@ -72,25 +75,6 @@ class PlainLines:
 
     def _print(self, line: str) -> None:
         print(f"[{self._state.ended}/{self._state.total}] {line}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _repeating(tick: Callable[[], None]) -> Iterator[None]:
-    """Call ``tick`` every second in another thread within the block."""
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.wait(_TICK_SECONDS):
-            with suppress(OSError, ValueError, AttributeError):
-                tick()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _first_line(event: Event) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from mmbuild.core.store.action_cache import load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
@@ -20,6 +23,22 @@ _PARTIAL_SECONDS = 86400.0
 """A partial download older than this is treated as abandoned."""
 
 
+class Collectable(Protocol):
+    """What gc knows about an artifact of any store; the attributes are those of :class:`Reachable`."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def used(self) -> float: ...
+
+
+T = TypeVar("T", bound=Collectable)
+
+
 @dataclass(frozen=True, slots=True)
 class GcResult:
     """What gc removed, or would remove.
@@ -31,7 +50,7 @@ class GcResult:
         kept_size: Bytes in the store afterwards.
     """
 
-    removed: tuple[Reachable, ...]
+    removed: tuple[Collectable, ...]
     freed: int
     kept: int
     kept_size: int
@@ -43,7 +62,6 @@ def collect(
     max_size: int | None = None,
     older_than: float | None = None,
     dry_run: bool = False,
-    now: float | None = None,
 ) -> GcResult:
     """Remove artifacts that no named build reaches.
 
@@ -55,15 +73,20 @@ def collect(
         max_size: Stop once the store is no larger than this, bytes; None removes every unreachable artifact.
         older_than: Remove only artifacts unused for at least this many seconds.
         dry_run: Remove nothing.
-        now: Seconds since the epoch; None means the current time.
 
     Raises:
         MmbuildError: MM305, a build is using the store.
     """
-    now = time.time() if now is None else now
+    now = time.time()
     with exclusive_lock(store):
         artifacts = reachable_artifacts(store, load_cache(store))
-        removed = _choose(artifacts, max_size, older_than, now)
+        removed = least_recently_used(
+            artifacts,
+            _files,
+            kept=lambda artifact: bool(artifact.recipes),
+            max_size=max_size,
+            before=None if older_than is None else now - older_than,
+        )
         gone = {artifact.digest for artifact in removed}
         kept = [artifact for artifact in artifacts if artifact.digest not in gone]
         freed = _content_size(artifacts) - _content_size(kept)
@@ -73,53 +96,57 @@ def collect(
     return result
 
 
-def _choose(
-    artifacts: list[Reachable], max_size: int | None, older_than: float | None, now: float
-) -> list[Reachable]:
-    """Return the artifacts to remove, least recently used first."""
-    candidates = [artifact for artifact in reversed(artifacts) if not artifact.recipes]
-    if older_than is not None:
-        candidates = [artifact for artifact in candidates if artifact.used < now - older_than]
+def least_recently_used(
+    artifacts: Sequence[T],
+    contents: Callable[[T], Mapping[str, int]],
+    *,
+    kept: Callable[[T], bool],
+    max_size: int | None,
+    before: float | None,
+) -> list[T]:
+    """The artifacts to remove from a store, least recently used first.
+
+    Args:
+        artifacts: All artifacts, most recently used first.
+        contents: Returns the sizes of an artifact's files by name, bytes; artifacts may share files.
+        kept: Whether an artifact must be kept.
+        max_size: Stop once the store is no larger than this, bytes; None removes everything else.
+        before: Remove only artifacts last used before this time, seconds since the epoch.
+    """
+    candidates = [item for item in reversed(artifacts) if not kept(item)]
+    if before is not None:
+        candidates = [item for item in candidates if item.used < before]
     if max_size is None:
         return candidates
-    references = _reference_counts(artifacts)
-    size = _content_size(artifacts)
-    chosen: list[Reachable] = []
-    for artifact in candidates:
+    references = Counter(name for item in artifacts for name in contents(item))
+    size = sum({name: count for item in artifacts for name, count in contents(item).items()}.values())
+    chosen: list[T] = []
+    for item in candidates:
         if size <= max_size:
             break
-        chosen.append(artifact)
-        for name, count in _files(artifact):
+        chosen.append(item)
+        for name, count in contents(item).items():
             references[name] -= 1
             size -= count if references[name] == 0 else 0
     return chosen
 
 
-def _reference_counts(artifacts: list[Reachable]) -> dict[str, int]:
-    """Return how many artifacts share each object."""
-    references: dict[str, int] = {}
-    for artifact in artifacts:
-        for name, _ in _files(artifact):
-            references[name] = references.get(name, 0) + 1
-    return references
-
-
-def _files(artifact: Reachable) -> set[tuple[str, int]]:
-    """Return the distinct objects of an artifact: (name, bytes)."""
+def _files(artifact: Reachable) -> Mapping[str, int]:
+    """Return the sizes of an artifact's distinct objects by name, bytes."""
     entries = artifact.tree.entries if artifact.tree is not None else ()
-    return {(entry.digest + "x" * entry.executable, entry.size) for entry in entries if entry.ref is None}
+    return {entry.digest + "x" * entry.executable: entry.size for entry in entries if entry.ref is None}
 
 
 def _content_size(artifacts: list[Reachable]) -> int:
     """Return the total bytes of distinct file contents."""
-    return sum(size for _, size in {file for artifact in artifacts for file in _files(artifact)})
+    return sum({name: size for artifact in artifacts for name, size in _files(artifact).items()}.values())
 
 
 def _remove(store: Store, removed: list[Reachable], kept: list[Reachable], now: float) -> None:
     for artifact in removed:  # the manifest first: without it the artifact does not exist
         discard(store.manifest(artifact.digest))
         discard(store.tree(artifact.digest))
-    alive = {name for artifact in kept for name, _ in _files(artifact)}
+    alive = {name for artifact in kept for name in _files(artifact)}
     for shard in names_in(store.objects):
         for path in names_in(shard):
             if path.name not in alive:

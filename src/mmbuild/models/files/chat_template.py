@@ -1,7 +1,7 @@
-"""Finds and renders the chat template of a model, and detects the form of message content it takes.
+"""Finds the chat template of a model, and runs it with limits: prompts, and the form of message content it takes.
 
-This follows ``ProcessorMixin.apply_chat_template`` and ``PreTrainedTokenizerBase.apply_chat_template`` in
-transformers (5.10 to 5.17), without importing transformers.
+This follows ``ProcessorMixin`` and ``PreTrainedTokenizerBase`` in transformers (5.10 to 5.17), without importing
+transformers. :mod:`mmbuild.models.files.template_rendering` has what runs within the limits.
 """
 
 from __future__ import annotations
@@ -9,36 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-
-from jinja2 import Template, TemplateSyntaxError, nodes
-from jinja2 import TemplateError as JinjaError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.sandbox import BoundsExceededError, run_bounded
 from mmbuild.models.files.small_files import display, read_json, read_text
+from mmbuild.models.files.template_rendering import FailingError, Form, Message, detected_form, rendered
 
 JINJA_FILE = "chat_template.jinja"
-LEGACY_FILE = "chat_template.json"
+_LEGACY_FILE = "chat_template.json"
 MORE_TEMPLATES = "additional_chat_templates"
 _KEY = "chat_template"
 _DEFAULT = "default"
 
 Holder = Literal["processor", "tokenizer"]
-Form = Literal["parts", "text"]
-Message = Mapping[str, Any]
-
-# Digits are not affected by templates that change letter case. No template contains this number.
-_PROBE = "27182818284590"
-_PARTS: tuple[Message, ...] = (
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _PROBE}]},
-)
+_Work = Callable[..., str]
 
 
 class TemplateError(MmbuildError):
@@ -94,7 +81,7 @@ def _of_processor(directory: Path) -> ChatTemplate | None:
     more = _more_templates(directory)
     legacy = _legacy(directory, more)
     stated = _of_config(directory / "processor_config.json")
-    if stated is not None or (directory / LEGACY_FILE).is_file():
+    if stated is not None or (directory / _LEGACY_FILE).is_file():
         return stated or legacy
     file = directory / JINJA_FILE
     if file.is_file():
@@ -105,7 +92,7 @@ def _of_processor(directory: Path) -> ChatTemplate | None:
 
 def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
     """The template in ``chat_template.json``, which excludes further templates."""
-    file = directory / LEGACY_FILE
+    file = directory / _LEGACY_FILE
     if file.is_file() and more:
         raise _unusable(
             f"`{display(file)}` and `{display(directory / MORE_TEMPLATES)}` exclude each other",
@@ -202,9 +189,6 @@ def _unusable(message: str, hint: str, line: int | None = None) -> TemplateError
     return error
 
 
-_FIX = "correct the template, or remove it to use the family's default"
-
-
 def render(
     template: ChatTemplate | str,
     messages: Sequence[Message],
@@ -229,64 +213,7 @@ def render(
         "special_tokens": dict(special_tokens),
         "add_generation_prompt": add_generation_prompt,
     }
-    return str(_run_bounded(template, "prompt", request))
-
-
-class _FailingError(Exception):
-    """A template fails.
-
-    Attributes:
-        message: A key of ``_MESSAGES``.
-        detail: What goes wrong.
-        line: As of :class:`TemplateError`.
-    """
-
-    def __init__(self, message: str, detail: str, line: int | None) -> None:
-        super().__init__(message, detail, line)
-        self.message, self.detail, self.line = message, detail, line
-
-
-_MESSAGES = {
-    "fails": "the chat template fails at {where}: {detail}",
-    "form": "the chat template in {where} cannot ask about a picture: {detail}",
-    "bounds": "the chat template in {where} {detail}",
-}
-
-
-def _render(
-    text: str,
-    messages: Sequence[Message],
-    special_tokens: Mapping[str, str],
-    add_generation_prompt: bool = True,
-) -> str:
-    try:
-        return _compiled(text).render(
-            messages=list(messages),
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **special_tokens,
-        )
-    except Exception as error:
-        # A template is a program, so it can raise any exception.
-        raise _FailingError("fails", _first_line(error), _line(error)) from error
-
-
-def prepare() -> None:
-    """Import and make what rendering needs, before memory is limited."""
-    _compiled("{{ messages }}").render(messages=[])
-
-
-def render_reported(
-    text: str, messages: Sequence[Message], special_tokens: Mapping[str, str]
-) -> tuple[str | None, str | None]:
-    """The prompt and None, or None and what goes wrong; without bounds, for a process that has them."""
-    try:
-        return _render(text, messages, special_tokens), None
-    except _FailingError as error:
-        if isinstance(error.__cause__, MemoryError | RecursionError):
-            raise error.__cause__ from None
-        return None, error.detail if error.line is None else f"line {error.line}: {error.detail}"
+    return str(_run_bounded(template, rendered, request))
 
 
 def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
@@ -307,35 +234,12 @@ def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str]
         TemplateError: MM730, neither form gives such a prompt; the message quotes both failures. Also as
             :func:`render`.
     """
-    form: Form = _run_bounded(
-        template, "form", {"special_tokens": dict(special_tokens), "image_token": image_token}
-    )
+    request = {"special_tokens": dict(special_tokens), "image_token": image_token}
+    form: Form = _run_bounded(template, detected_form, request)
     return form
 
 
-def _content_form(text: str, special_tokens: Mapping[str, str], image_token: str) -> Form:
-    as_text = ({"role": "user", "content": f"{image_token}\n{_PROBE}"},)
-    attempts: tuple[tuple[Form, Sequence[Message]], ...] = (("parts", _PARTS), ("text", as_text))
-    failures: list[str] = []
-    lines: list[int] = []
-    for form, messages in attempts:
-        try:
-            problem = _problem(_render(text, messages, special_tokens), image_token)
-        except _FailingError as error:
-            if isinstance(error.__cause__, TemplateSyntaxError):
-                raise
-            lines += [] if error.line is None else [error.line]
-            problem = f"line {error.line} fails: {error.detail}"
-        if problem is None:
-            return form
-        failures.append(problem)
-    raise _FailingError("form", _both(*failures), lines[0] if lines else None)
-
-
-_WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_form}
-
-
-def _run_bounded(template: ChatTemplate | str, work: str, requested: Mapping[str, Any]) -> Any:
+def _run_bounded(template: ChatTemplate | str, work: _Work, requested: Mapping[str, Any]) -> Any:
     """Run the work with limits, because a template is an untrusted program."""
     text = template.text if isinstance(template, ChatTemplate) else template
     # Special tokens of transformers may be objects.
@@ -344,6 +248,14 @@ def _run_bounded(template: ChatTemplate | str, work: str, requested: Mapping[str
     if failure is not None:
         raise _refused(template, *failure)
     return value
+
+
+_MESSAGES = {
+    "fails": "the chat template fails at {where}: {detail}",
+    "form": "the chat template in {where} cannot ask about a picture: {detail}",
+    "bounds": "the chat template in {where} {detail}",
+}
+_FIX = "correct the template, or remove it to use the family's default"
 
 
 def _refused(template: ChatTemplate | str, message: str, detail: str, line: int | None) -> TemplateError:
@@ -355,8 +267,8 @@ def _refused(template: ChatTemplate | str, message: str, detail: str, line: int 
 
 
 @lru_cache(maxsize=256)
-def _outcome(text: str, work: str, request: str) -> tuple[Any, Sequence[Any] | None]:
-    """The result and None, or None and the arguments of a :class:`_FailingError`.
+def _outcome(text: str, work: _Work, request: str) -> tuple[Any, Sequence[Any] | None]:
+    """The result and None, or None and the arguments of a :class:`FailingError`.
 
     Known by the text alone, because models of one family have the same template, and starting a process for it takes
     10 ms in one that has imported torch.
@@ -369,102 +281,9 @@ def _outcome(text: str, work: str, request: str) -> tuple[Any, Sequence[Any] | N
 
 
 def _run_reported(
-    text: str, work: str, requested: Mapping[str, Any]
+    text: str, work: _Work, requested: Mapping[str, Any]
 ) -> tuple[str | None, Sequence[Any] | None]:
     try:
-        return _WORK[work](text, **requested), None
-    except _FailingError as error:
+        return work(text, **requested), None
+    except FailingError as error:
         return None, error.args
-
-
-def _both(parts: str, text: str) -> str:
-    if parts == text:
-        return parts
-    return f"with content as a list, {parts}; with content as text, {text}"
-
-
-def _problem(prompt: str, image_token: str) -> str | None:
-    """The problem with a probe's prompt; None if it is correct."""
-    if f"'text': '{_PROBE}'" in prompt or f'"text": "{_PROBE}"' in prompt:
-        return "the prompt shows the list itself"
-    if _PROBE not in prompt:
-        return "the prompt leaves out the question"
-    count = prompt.count(image_token)
-    return None if count == 1 else f"the prompt holds `{image_token}` {count} times for one picture"
-
-
-def _first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of a message of Jinja or Python."""
-    line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    line = line if isinstance(error, JinjaError) else f"{type(error).__name__}: {line}"
-    return line if len(line) <= most else line[: most - 4] + " ..."
-
-
-def _line(error: BaseException) -> int | None:
-    """The template line that raised an exception: the innermost frame that belongs to a template."""
-    if isinstance(error, TemplateSyntaxError):
-        return error.lineno
-    line, trace = None, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
-
-
-class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's output. It does not change the text."""
-
-    tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Parse the block as a call that returns its content, so that it has its own scope."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("content", [])
-        return nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def content(self, caller: Callable[[], str]) -> str:
-        """The rendered block."""
-        return caller()
-
-
-@cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_Generation, loopcontrols],
-        # Jinja would compute constants while it compiles: 'x' * 3000000000 in a branch that is never taken.
-        optimized=False,
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-@lru_cache(maxsize=16)
-def _compiled(text: str) -> Template:
-    return _environment().from_string(text)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's filter escapes HTML characters.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise JinjaError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)

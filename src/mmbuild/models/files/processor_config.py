@@ -15,39 +15,17 @@ from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files import processor_values
+from mmbuild.models.files.image_processor_classes import (
+    Size,
+    fixed_size,
+    image_class,
+    output_size,
+    sides,
+    whole_pixels,
+)
 from mmbuild.models.files.small_files import display, read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Class:
-    """Defaults of an image processor class.
-
-    Attributes:
-        size: Its ``size``.
-        square: Whether a single number means both sides; otherwise it means the shorter one.
-        crop: Its ``crop_size``; None if it does not crop.
-        pads_first: Whether padding makes images square before all other steps; otherwise it comes last.
-    """
-
-    size: Mapping[str, int]
-    square: bool = True
-    crop: int | None = None
-    pads_first: bool = False
-
-
-# Pages are scaled to fit `size`, keeping their aspect ratio, and padded to it.
-_PAGES = _Class({"height": 896, "width": 672})
-_CLASSES: Mapping[str, _Class] = {
-    "CLIP": _Class({"shortest_edge": 224}, square=False, crop=224),
-    "Llava": _Class({"shortest_edge": 224}, square=False, crop=224, pads_first=True),
-    "Siglip": _Class({"height": 224, "width": 224}, square=False),
-    "Blip": _Class({"height": 384, "width": 384}),
-    "Nougat": _PAGES,
-}
-_ENDINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +86,7 @@ def require_usable(found: ImageProcessor, default: str) -> None:
     """
     for key, problem in processor_values.class_problems(found.settings):
         _refuse(found, key, problem)
-    kind = _class(found.settings, default)
+    kind = image_class(found.settings, default)
     if kind is None:
         return  # another class of transformers
     for key, problem in processor_values.problems(found.settings, crops=kind.crop is not None):
@@ -126,7 +104,7 @@ def require_squaring(found: ImageProcessor, default: str, way: str) -> None:
     Raises:
         ModelFilesError: MM744, the setting has another form.
     """
-    settings, kind = found.settings, _class(found.settings, default)
+    settings, kind = found.settings, image_class(found.settings, default)
     if kind is None:
         return  # another class of transformers
     if way == "pad" and "image_mean" in settings:
@@ -137,10 +115,8 @@ def require_squaring(found: ImageProcessor, default: str, way: str) -> None:
     if way == "resize":
         key = "size" if settings.get("crop_size", kind.crop) is None else "crop_size"
         defaults = {"size": kind.size, "crop_size": {"height": kind.crop, "width": kind.crop}}
-        stated = (
-            _sides(settings[key], key == "crop_size" or kind.square) if key in settings else defaults[key]
-        )
-        if _fixed(_cut(stated or {})) is None:
+        stated = sides(settings[key], key == "crop_size" or kind.square) if key in settings else defaults[key]
+        if fixed_size(whole_pixels(stated or {})) is None:
             _refuse(found, key, "images are resized to its height and width, and it has none")
 
 
@@ -167,13 +143,13 @@ def require_one_image_processor(directory: Path, default: str) -> None:
     if chosen is None or chosen.file == other or not other.is_file():
         return
     second = read_json(other)
-    kind = _class(chosen.settings, default)
+    kind = image_class(chosen.settings, default)
     square = kind is None or kind.square
     for key in (*_PIXELS, *_SIZES):
         if key in chosen.settings and key in second:
             ours, theirs = chosen.settings[key], second[key]
             if key in _SIZES:
-                ours, theirs = (_sides(value, square or key == "crop_size") for value in (ours, theirs))
+                ours, theirs = (sides(value, square or key == "crop_size") for value in (ours, theirs))
             if _differ(key, ours, theirs):
                 raise ModelFilesError(
                     f"`{key}` is {json.dumps(chosen.settings[key])} in `{display(chosen.file)}` and "
@@ -222,10 +198,10 @@ def require_image_size(
     Raises:
         ModelFilesError: MM739, the sizes differ, or images keep their original sizes.
     """
-    kind = _class(found.settings, default)
+    kind = image_class(found.settings, default)
     if kind is None:
         return  # unknown class
-    result = _result(found.settings, kind, square=square)
+    result = output_size(found.settings, kind, square=square)
     if result == tower:
         return
     gives = (
@@ -239,69 +215,6 @@ def require_image_size(
         code="MM739",
         hint="take the image processor and config.json from the same version of the model",
     )
-
-
-def _class(settings: Mapping[str, Any], default: str) -> _Class | None:
-    stated = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-    if stated is None:
-        return _CLASSES[default]
-    return next((_CLASSES[name] for name in _CLASSES for end in _ENDINGS if stated == name + end), None)
-
-
-def _result(settings: Mapping[str, Any], kind: _Class, *, square: bool) -> Size | str:
-    """Height and width of every processed image, or why they vary."""
-
-    def on(name: str, default: bool = False) -> bool:
-        return bool(settings.get(name, default))  # null is off, as in transformers
-
-    size = _sides(settings.get("size"), kind.square) or kind.size
-    if kind is _PAGES:
-        return (on("do_pad", True) and _fixed(size)) or "`do_pad` is false"
-    pads = on("do_pad")
-    result: Size | str = "`do_resize` is false"
-    if on("do_resize", True):
-        result = _resized(size, square=square or (pads and kind.pads_first))
-    if on("do_center_crop", kind.crop is not None):
-        crop = _sides(settings.get("crop_size"), True) or {"height": kind.crop, "width": kind.crop}
-        result = _fixed(_cut(crop)) or "`crop_size` has no height and width"
-    if pads and not kind.pads_first:
-        result = _fixed(_sides(settings.get("pad_size"), True) or {}) or result
-    return result
-
-
-def _resized(size: Mapping[str, Any], *, square: bool) -> Size | str:
-    fixed = _fixed(size)
-    if fixed is not None and "shortest_edge" not in size:
-        return fixed
-    edge = size.get("shortest_edge")
-    if isinstance(edge, int) and square:
-        return edge, edge
-    return f"`size` is {_size_text(size)} and nothing is cropped"
-
-
-def _fixed(size: Mapping[str, Any]) -> Size | None:
-    height, width = size.get("height"), size.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
-def _cut(crop: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The whole pixels of a crop; transformers takes fractions."""
-    return {key: int(side) for key, side in crop.items() if isinstance(side, int | float)}
-
-
-def _sides(value: object, square: bool) -> Mapping[str, Any] | None:
-    """A size in any of its forms as a mapping; None if it is absent."""
-    if isinstance(value, Mapping):
-        return {key: side for key, side in value.items() if side is not None}
-    if isinstance(value, int):
-        return {"height": value, "width": value} if square else {"shortest_edge": value}
-    if isinstance(value, list) and len(value) >= 2:
-        return {"height": value[0], "width": value[1]}
-    return None
-
-
-def _size_text(size: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in size.items())
 
 
 @dataclass(frozen=True, slots=True)

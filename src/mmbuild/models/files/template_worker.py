@@ -119,9 +119,9 @@ WORKER = Worker()
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    from mmbuild.models.files import chat_template
+    from mmbuild.models.files import template_rendering
 
-    chat_template.prepare()
+    template_rendering.prepare()
     limit_memory()
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
@@ -135,9 +135,9 @@ def main() -> None:
 
 
 def _rendered(request: Mapping[str, Any]) -> list[str | None]:
-    from mmbuild.models.files import chat_template
+    from mmbuild.models.files import template_rendering
 
-    prompt, failure = chat_template.render_reported(**request)
+    prompt, failure = template_rendering.render_reported(**request)
     return [prompt, failure]
 
 

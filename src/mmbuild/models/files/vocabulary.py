@@ -1,90 +1,21 @@
-"""Reads saved tokenizers, and checks ids and the image token against config.json."""
+"""Reads saved tokenizers: which tokens they have, with which ids, and which are special."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.small_files import SmallFileError, display, read_json, read_small
-
-_PIECE = 1 << 3 | 2  # field 1, length-delimited
-_WIDTHS = {1: 8, 5: 4}  # bytes of fixed-width values, by wire type
-
-
-def pieces(path: Path) -> list[str]:
-    """Texts of the pieces in a SentencePiece model, in the order of their ids.
-
-    Raises:
-        SmallFileError: MM731, the file cannot be read or contains no pieces.
-    """
-    data = read_small(path)
-    try:
-        found = [_piece_text(piece) for piece in _messages(data)]
-    except (IndexError, UnicodeDecodeError):
-        found = []
-    if not found:
-        raise _damaged(path, "is not a SentencePiece model")
-    return found
-
-
-def _messages(data: bytes) -> list[bytes]:
-    """The messages in field 1 of ``data``.
-
-    Raises:
-        IndexError: ``data`` is not a protocol buffer.
-    """
-    found, at = [], 0
-    while at < len(data):
-        key, at = _number(data, at)
-        kind = key & 7
-        if kind == 2:
-            size, at = _number(data, at)
-            if at + size > len(data):
-                raise IndexError(at)
-            if key == _PIECE:
-                found.append(data[at : at + size])
-            at += size
-        elif kind == 0:
-            _, at = _number(data, at)
-        else:
-            if kind not in _WIDTHS:
-                raise IndexError(at)
-            at += _WIDTHS[kind]
-    return found
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at ``at``, and the position after it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise IndexError(at)
-
-
-def _piece_text(piece: bytes) -> str:
-    texts = _messages(piece)
-    return texts[0].decode("utf-8") if texts else ""
-
-
-def _damaged(path: Path, problem: str) -> SmallFileError:
-    return SmallFileError(f"`{display(path)}` {problem}", code="MM731", hint="download the file again")
-
+from mmbuild.models.files.sentencepiece_file import pieces
+from mmbuild.models.files.small_files import SmallFileError, display, read_json
 
 _MOST_IDS = 1 << 32  # ids are unsigned 32-bit integers in the tokenizers library
 # Named special tokens, in the order in which transformers adds missing ones.
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-IMAGE_TOKEN = "image_token"
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _JSON, _CONFIG, _ADDED, _NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -92,7 +23,7 @@ _JSON, _CONFIG, _ADDED, _NAMES = (
     "special_tokens_map.json",
 )
 _PIECES = ("tokenizer.model", "spiece.model")
-FILES = (_JSON, _CONFIG, _ADDED, _NAMES, *_PIECES, "vocab.json")
+_FILES = (_JSON, _CONFIG, _ADDED, _NAMES, *_PIECES, "vocab.json")
 
 # Prefixes of classes that keep the ids of a SentencePiece model.
 _BY_POSITION = ("Llama", "T5")
@@ -132,7 +63,7 @@ class SavedTokenizer:
     @property
     def image_token(self) -> str | None:
         """The image token according to the tokenizer; None if it names none."""
-        return self.special.get(IMAGE_TOKEN)
+        return self.special.get("image_token")
 
     def named(self, token_id: int) -> str | None:
         """The text of the token with this id."""
@@ -146,7 +77,7 @@ def read_tokenizer(directory: Path) -> SavedTokenizer | None:
         SmallFileError: MM731, a file is damaged or has unexpected content.
         ModelFilesError: MM737, two files give a token different ids.
     """
-    stats = tuple(_stat(directory / name) for name in FILES)
+    stats = tuple(_stat(directory / name) for name in _FILES)
     return _read(directory, stats)
 
 
@@ -314,7 +245,7 @@ def _require_one_id(directory: Path, known: Mapping[str, Token], stated: list[To
 
 def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Special tokens by name: the standard ones, then the model's, with priority for ``extra_special_tokens``."""
-    for name in NAMED:
+    for name in _NAMED:
         text = _text(config.get(name))
         if text is not None:
             yield name, text
@@ -323,7 +254,7 @@ def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     own |= extra if isinstance(extra, dict) else {}
     for name, value in own.items():
         text = _text(value)
-        if name not in NAMED and text is not None:
+        if name not in _NAMED and text is not None:
             yield name, text
 
 
@@ -338,87 +269,3 @@ def _text(value: object) -> str | None:
     """The text of a token, stored as a string or as ``content`` with options."""
     found = value.get("content") if isinstance(value, dict) else value
     return found if isinstance(found, str) else None
-
-
-DEFAULT_IMAGE_TOKEN = "<image>"
-
-
-def require_embeddings(tokenizer: SavedTokenizer, vocab_size: int, key: str) -> None:
-    """Check that all tokens have an embedding; an engine would interpret other ids as visual features.
-
-    Args:
-        tokenizer: The saved tokenizer.
-        vocab_size: Rows of the embedding table, which is also the first id of visual features.
-        key: The key of that number in config.json.
-
-    Raises:
-        ModelFilesError: MM736.
-    """
-    beyond = sorted((t for t in tokenizer.tokens.values() if t.id >= vocab_size), key=lambda t: t.id)
-    if beyond:
-        more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
-        raise ModelFilesError(
-            f"`{key}` in config.json is {vocab_size}, and the tokenizer has {_token_text(beyond[0])}{more}: "
-            "the model has no embedding for such an id",
-            code="MM736",
-            hint="call `model.resize_token_embeddings(len(tokenizer))` in transformers and save the model again, "
-            "or remove the tokens that the model does not know",
-        )
-
-
-def require_known_ids(ids: Sequence[int], vocab_size: int, key: str) -> None:
-    """Check the ids that the tokenizer's post-processor adds to every text.
-
-    Args:
-        ids: The ids.
-        vocab_size: Rows of the embedding table.
-        key: The key of that number in config.json.
-
-    Raises:
-        ModelFilesError: MM736.
-    """
-    if max(ids, default=0) >= vocab_size:
-        raise ModelFilesError(
-            f"`{key}` in config.json is {vocab_size}, and `post_processor` in `tokenizer.json` adds the token "
-            f"{max(ids)} to every text: the model has no embedding for such an id",
-            code="MM736",
-            hint="take tokenizer.json and config.json from the same version of the model",
-        )
-
-
-def require_image_token(
-    tokenizer: SavedTokenizer, token: str, stated: int, key: str, *, added_by_processor: bool
-) -> None:
-    """Check that the image token of config.json is the one that the processor writes to prompts.
-
-    Args:
-        tokenizer: The saved tokenizer.
-        token: The token that the processor writes for an image.
-        stated: The id in config.json.
-        key: Its key in config.json.
-        added_by_processor: Whether the processor adds the token to a tokenizer without it.
-
-    Raises:
-        ModelFilesError: MM737, the ids differ, or the tokenizer does not know the token.
-    """
-    found = tokenizer.tokens.get(token) if token in tokenizer.whole else None
-    if found is None and added_by_processor:
-        return
-    if found is None:
-        raise ModelFilesError(
-            f"the processor writes `{token}` for a picture, and the tokenizer has no such token",
-            code="MM737",
-            hint="take tokenizer and processor files from the same version of the model",
-        )
-    if found.id != stated:
-        name = tokenizer.named(stated)
-        called = f", the tokenizer's `{name}`" if name is not None else ""
-        raise ModelFilesError(
-            f"`{key}` in config.json is {stated}{called}, and the processor's image token is {_token_text(found)}",
-            code="MM737",
-            hint="take config.json and tokenizer from the same version of the model",
-        )
-
-
-def _token_text(token: Token) -> str:
-    return f"`{token.text}` with id {token.id} (`{token.file}`)"

@@ -8,8 +8,8 @@ are resumed, and cached files are not downloaded again. Repositories are named `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,12 @@ from mmbuild.base.progress import BYTES, Amount, Progress
 from mmbuild.models.errors import SourceError
 from mmbuild.models.files import adapters, hf_layout
 from mmbuild.models.sources import hub_index
-from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fetch
+from mmbuild.models.sources.hub_download import HubFileRequest, fetch
+from mmbuild.models.sources.hub_errors import UnreachableError, explained, revision_key
 
 # Limit for files fetched during validation: enough for a tokenizer with several hundred thousand tokens.
 _SMALL_BYTES = 20_000_000
-_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class UnreachableError(SourceError):
-    """No connection to the hub (MM422)."""
 
 
 def fetch_config(repo: str, revision: str | None, pins: Pins = NO_PINS) -> Mapping[str, Any]:
@@ -49,7 +45,7 @@ def fetch_config(repo: str, revision: str | None, pins: Pins = NO_PINS) -> Mappi
     except SourceError:  # the file may be in the cache, or its own error says more
         commit = revision
     try:
-        with _explained(repo, revision):
+        with explained(repo, revision):
             path = hf_hub_download(repo, "config.json", revision=commit)
     except SourceError as error:
         if isinstance(error.__cause__, errors.EntryNotFoundError):
@@ -84,7 +80,7 @@ def fetch_small_files(
 
     disable_progress_bars()  # short downloads, and bars would garble the command's output
     commit = resolve_revision(repo, revision, pins=pins)
-    with _explained(repo, commit):
+    with explained(repo, commit):
         files = hub_index.query(repo, commit)
         required = [name for name in hf_layout.required_files(files, directories) if hf_layout.is_small(name)]
         required += [adapters.CONFIG] if adapters.CONFIG in files else []
@@ -118,7 +114,7 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False, 
         from huggingface_hub import HfApi
 
         try:
-            with _explained(repo, revision):
+            with explained(repo, revision):
                 repo_id, kind = hub_index.repo_kind(repo)
                 answer = HfApi().repo_info(repo_id, revision=name, repo_type=kind)
             commit = _stated(repo, answer.sha)
@@ -134,14 +130,14 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False, 
         raise SourceError(
             f"the commit of `{repo}` at `{name}` is not known offline",
             code="MM422",
-            hint=f"go online once, or write the commit into {_revision_key(repo)}",
+            hint=f"go online once, or write the commit into {revision_key(repo)}",
         )
     known = _read_reference(cached)
     if known is None:
         raise SourceError(
             f"the hub cache holds no commit for `{repo}` at `{name}` in `{cached}`",
             code="MM422",
-            hint=f"remove the file and go online once, or write the commit into {_revision_key(repo)}",
+            hint=f"remove the file and go online once, or write the commit into {revision_key(repo)}",
         )
     return known
 
@@ -203,7 +199,7 @@ def fetch_files(
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         before = Amount(done, total, BYTES, skipped)
-        with _explained(repo, commit):
+        with explained(repo, commit):
             skipped += _fetch_file(HubFileRequest(repo, commit, files[name]), out / name, before, progress)
         done += files[name].size
         progress(f"downloaded {name}", Amount(done, total, BYTES, skipped))
@@ -246,7 +242,7 @@ def list_files(repo: str, commit: str, *, offline: bool = False) -> hub_index.Li
 def _listing(repo: str, commit: str) -> hub_index.Listing:
     """The commit's files from the hub, or from the cache if the hub is unreachable."""
     try:
-        with _explained(repo, commit):
+        with explained(repo, commit):
             return hub_index.query(repo, commit)
     except SourceError as error:
         known = hub_index.cached_listing(repo, commit) if error.code == "MM422" else None
@@ -258,102 +254,3 @@ def _listing(repo: str, commit: str) -> hub_index.Listing:
 
 def _reference(repo: str, name: str) -> Path:
     return hub_index.repo_folder(repo).joinpath("refs", *name.split("/"))
-
-
-@contextmanager
-def _explained(repo: str, revision: str | None) -> Iterator[None]:
-    """Convert the client's errors to SourceError."""
-    kind = "data set" if hub_index.repo_kind(repo)[1] == "dataset" else "model"
-    import httpx
-    from huggingface_hub import errors
-
-    where = f"`{repo}`" + (f" at `{revision}`" if revision else "")
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise SourceError(
-            f"{where} is gated", code="MM421", hint="ask for access on its page, then set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise SourceError(
-            f"{where}: no such revision on the hub", code="MM420", hint=f"check {_revision_key(repo)}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            f"{where}: no such {kind} on the hub, or it is private",
-            code="MM420",
-            hint=f"check the name; for a private {kind} set HF_TOKEN",
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, errors.HfHubHTTPError):
-            raise _refused(where, error.__cause__) from error
-        raise _unreachable(where, error) from error
-    except errors.EntryNotFoundError as error:
-        raise SourceError(
-            f"{where} has no such file: {str(error).splitlines()[0]}", code="MM420", hint=f"check the {kind}"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise _refused(where, error) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise SourceError(
-            f"{where}: not complete in the hub cache, and --offline or HF_HUB_OFFLINE forbids asking the hub",
-            code="MM422",
-            hint="run once without it, or set HF_HOME to a cache that contains the model",
-        ) from error
-    except httpx.ConnectError as error:  # the message has its reason
-        raise _unreachable(where, error) from None
-    except (httpx.TransportError, OSError) as error:
-        raise _unreachable(where, error) from error
-
-
-def _revision_key(repo: str) -> str:
-    """The recipe key for the revision."""
-    return "calibration.revision" if hub_index.repo_kind(repo)[1] == "dataset" else "model.revision"
-
-
-def _refused(where: str, error: Any) -> SourceError:
-    status = error.response.status_code if error.response is not None else 0
-    if status in (401, 403):
-        return SourceError(
-            f"{where}: the hub denied access (HTTP {status})",
-            code="MM421",
-            hint="set HF_TOKEN to a valid token",
-        )
-    return SourceError(
-        f"{where}: the hub answered HTTP {status}",
-        code="MM422",
-        hint="try again later; finished files are kept",
-    )
-
-
-def _host() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT.partition("://")[2].rstrip("/")
-
-
-def _unreachable(where: str, error: Exception) -> SourceError:
-    import httpx
-
-    if isinstance(error.__cause__, httpx.TransportError):
-        error = error.__cause__
-    if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
-        file = f" `{error.filename}`" if error.filename else ""
-        return SourceError(
-            f"{where}: writing{file} failed: {error.strerror}",
-            code="MM424",
-            hint="free space, check permissions, or set HF_HOME to another directory; partial downloads are kept",
-        )
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    if isinstance(error, httpx.ConnectError):
-        return UnreachableError(
-            f"{where}: cannot reach {_host()} ({_ERRNO.sub('', reason)})",
-            code="MM422",
-            hint="check the network and HF_ENDPOINT, then try again; "
-            "`--offline` plans without the hub; or name a local directory",
-        )
-    return SourceError(
-        f"{where}: the hub is unreachable or the connection failed: {reason}",
-        code="MM422",
-        hint="check the network and HF_ENDPOINT, then try again; partial downloads are kept",
-    )

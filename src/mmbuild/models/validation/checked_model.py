@@ -9,11 +9,12 @@ from pathlib import Path
 from mmbuild.models.families import part
 from mmbuild.models.families.facts import Config, ModelFacts
 from mmbuild.models.files import chat_template, processor_config
-from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files.chat_template import ChatTemplate
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import read_text
-from mmbuild.models.files.vocabulary import DEFAULT_IMAGE_TOKEN
+from mmbuild.models.files.vocabulary import read_tokenizer
+
+_IMAGE_TOKEN = "<image>"  # of processors that name none
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,9 @@ def image_token_of(model: Model, expected: ExpectedFiles) -> str:
     directory = model.directory("model", expected.tokenizer)
     # Without a token in config.json, prompts are split at the text.
     if directory is None or expected.image_token is None:
-        return DEFAULT_IMAGE_TOKEN
-    tokenizer = tokenizer_file.read_tokenizer(directory)
+        return _IMAGE_TOKEN
+    tokenizer = read_tokenizer(directory)
     if tokenizer is not None and tokenizer.image_token is not None:
         return tokenizer.image_token
-    stated = processor_config.read_processor(directory).get("image_token", DEFAULT_IMAGE_TOKEN)
+    stated = processor_config.read_processor(directory).get("image_token", _IMAGE_TOKEN)
     return str(stated.get("content") if isinstance(stated, dict) else stated)

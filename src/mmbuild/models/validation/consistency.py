@@ -25,14 +25,13 @@ from mmbuild.models.files import (
     remote_code,
     weight_files,
 )
-from mmbuild.models.files import vocabulary as tokenizer_file
-from mmbuild.models.files import weight_files as pickles
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import display, read_json
 from mmbuild.models.files.tokenizer_library import JSON, added_to_every_text, read_with_library
-from mmbuild.models.files.vocabulary import require_embeddings, require_image_token, require_known_ids
+from mmbuild.models.files.vocabulary import read_tokenizer
 from mmbuild.models.files.weight_files import WeightSet, require_agreement, require_one_place, weight_set
 from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
+from mmbuild.models.validation.token_ids import require_embeddings, require_image_token, require_known_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def _require_shapes(
         if other is not None and headers[below]:
             names = layer_names(model.family, model.facts, stored)
             layer = [name.removeprefix(f"{below}/") for name in names]
-            pickles.require_same_model(directory, own, layer, headers[below], other.files)
+            weight_files.require_same_model(directory, own, layer, headers[below], other.files)
 
 
 # Small files.
@@ -187,7 +186,7 @@ def _own_code(model: Model, expected: ExpectedFiles) -> None:
 
 def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory("model", expected.tokenizer)
-    tokenizer = tokenizer_file.read_tokenizer(directory) if directory else None
+    tokenizer = read_tokenizer(directory) if directory else None
     if directory is None or tokenizer is None:
         return
     require_embeddings(tokenizer, model.facts.llm.vocab_size, expected.vocab_size)
@@ -252,7 +251,7 @@ def _template(model: Model, expected: ExpectedFiles) -> None:
     if template is None:
         return
     directory = model.directory("model", expected.tokenizer)
-    tokenizer = tokenizer_file.read_tokenizer(directory) if directory else None
+    tokenizer = read_tokenizer(directory) if directory else None
     special = tokenizer.special if tokenizer else {}
     chat_template.content_form(template, special, image_token_of(model, expected))
 

@@ -11,10 +11,10 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.families import MODULES
 from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.files import chat_template
-from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import SmallFileError
 from mmbuild.models.files.tokenizer_library import JSON, TokenizersError, library_errors, read_with_library
+from mmbuild.models.files.vocabulary import read_tokenizer
 from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
 
 DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
@@ -85,7 +85,7 @@ def _conversation(
     model: Model, expected: ExpectedFiles, directory: Path, prompt: str, image: str
 ) -> tuple[str, str]:
     """The question with the chat template applied, and the BOS token."""
-    saved = tokenizer_file.read_tokenizer(directory)
+    saved = read_tokenizer(directory)
     special = {} if saved is None else saved.special
     template = template_of(model, expected)
     begin = special.get("bos_token", "")

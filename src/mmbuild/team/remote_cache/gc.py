@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from mmbuild.base.field_checks import is_digest
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.config.remote_errors import RemoteError
+from mmbuild.core.store.gc import GcResult, least_recently_used
 from mmbuild.team.remote_cache import object_store as names
 from mmbuild.team.remote_cache.object_store import FileInfo, refusal
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest
@@ -55,16 +56,6 @@ class GcCandidate:
     contents: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteGcResult:
-    """Artifacts removed (or to be removed), bytes freed, and the artifacts and bytes that remain."""
-
-    removed: tuple[GcCandidate, ...]
-    freed: int
-    kept: int
-    kept_size: int
-
-
 def collect(
     shared: SharedStore,
     *,
@@ -72,7 +63,7 @@ def collect(
     older_than: float | None = None,
     keep: Collection[str] = (),
     dry_run: bool = False,
-) -> RemoteGcResult:
+) -> GcResult:
     """Remove artifacts, least recently used first.
 
     Args:
@@ -87,7 +78,13 @@ def collect(
     """
     with _lock(shared) as now:
         artifacts = _candidates(shared)
-        removed = _choose(artifacts, max_size, older_than, frozenset(keep), now)
+        removed = least_recently_used(
+            artifacts,
+            lambda item: item.contents,
+            kept=lambda item: item.digest in keep,
+            max_size=max_size,
+            before=None if older_than is None else now - older_than,
+        )
         gone = {item.digest for item in removed}
         kept = [item for item in artifacts if item.digest not in gone]
         objects = shared.calls.do(lambda: shared.place.walk("objects"))
@@ -99,7 +96,7 @@ def collect(
             _abort_uploads(shared, now - _YOUNG_SECONDS)
     size = sum(info.size for info in objects.values())
     freed = sum(objects[name].size for name in unreferenced)
-    return RemoteGcResult(tuple(removed), freed, len(kept), size - freed)
+    return GcResult(tuple(removed), freed, len(kept), size - freed)
 
 
 def _abort_uploads(shared: SharedStore, before: float) -> None:
@@ -135,36 +132,6 @@ def _candidates(shared: SharedStore) -> list[GcCandidate]:
         for digest, users in named.items()
     ]
     return sorted(candidates, key=lambda item: (-item.used, item.digest))
-
-
-def _choose(
-    artifacts: list[GcCandidate],
-    max_size: int | None,
-    older_than: float | None,
-    keep: frozenset[str],
-    now: float,
-) -> list[GcCandidate]:
-    candidates = [item for item in reversed(artifacts) if item.digest not in keep]
-    if older_than is not None:
-        candidates = [item for item in candidates if item.used < now - older_than]
-    if max_size is None:
-        return candidates
-    references: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for item in artifacts:
-        sizes.update(item.contents)
-        for digest in item.contents:
-            references[digest] = references.get(digest, 0) + 1
-    size = sum(sizes.values())
-    chosen: list[GcCandidate] = []
-    for item in candidates:
-        if size <= max_size:
-            break
-        chosen.append(item)
-        for digest, count in item.contents.items():
-            references[digest] -= 1
-            size -= count if references[digest] == 0 else 0
-    return chosen
 
 
 def _unreferenced(

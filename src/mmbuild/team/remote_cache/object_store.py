@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.config.remote_errors import RemoteError
 from mmbuild.config.shared_store_settings import Settings
-from mmbuild.team.remote_cache.retrying_client import WINDOW_SECONDS, MalformedError, describe
+from mmbuild.team.remote_cache.retrying_client import MalformedError, describe
 
 LAYOUT = "v1"
-_PIECE = 256 << 10
-_REDIRECT = (301, 302, 303, 307, 308)
-_REDIRECTS = 10
-_OURS = ("Range", "Accept-Encoding")
-"""Request headers set by mmbuild, not by the configuration."""
-
-_PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
+PIECE_BYTES = 256 << 10
+"""Size of the pieces whose arrival is reported."""
 
 EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a"})
 """Protocols that support exclusive creation of a file: the first writer wins."""
@@ -38,7 +29,7 @@ READ_ONLY = frozenset({"http", "https"})
 Arrived = Callable[[int], None]
 
 
-def _ignore_progress(count: int) -> None:
+def ignore_progress(count: int) -> None:
     """:data:`Arrived` callback that does nothing."""
 
 
@@ -73,23 +64,17 @@ class ObjectStore:
     files: Any
     root: str
     protocol: str
+    streams: ClassVar[bool] = False
+    """Whether :meth:`read` reports bytes as they arrive, not only at its end."""
+    in_parts: ClassVar[bool] = False
+    """Whether large files are uploaded in parts (:class:`mmbuild.team.remote_cache.s3.S3Store`)."""
 
     @property
     def writable(self) -> bool:
         """Whether results can be published there; :func:`refusal` says why not."""
         return self.protocol in EXCLUSIVE
 
-    @property
-    def in_parts(self) -> bool:
-        """Whether large files are uploaded in parts (:class:`mmbuild.team.remote_cache.s3.S3Store`)."""
-        return self.protocol in ("s3", "s3a")
-
-    @property
-    def streams(self) -> bool:
-        """Whether :meth:`read` reports bytes as they arrive, not only at its end."""
-        return False
-
-    def read(self, name: str, start: int, end: int, arrived: Arrived = _ignore_progress) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
         """Read bytes ``start`` to ``end`` of a file; fewer if it ends before.
 
         Args:
@@ -160,165 +145,6 @@ class ObjectStore:
         return f"{self.root}/{name}"
 
 
-class Directory(ObjectStore):
-    """A local directory or mounted disk: files appear atomically, with the permissions of the directory."""
-
-    @property
-    def streams(self) -> bool:
-        """Always True."""
-        return True
-
-    def read(self, name: str, start: int, end: int, arrived: Arrived = _ignore_progress) -> bytes:
-        """As :meth:`ObjectStore.read`, but refuse links and devices: others who can write there could otherwise make
-        this machine read other files."""
-        path = self._path(name)
-        if os.path.islink(path):
-            raise MalformedError("is a link")
-        try:
-            descriptor = open_regular(path)
-        except FileRefusedError as error:
-            raise MalformedError(error.problem) from None
-        except NotADirectoryError as error:
-            raise MalformedError("is not a file") from error
-        parts = []
-        try:
-            while start < end and (part := os.pread(descriptor, min(_PIECE, end - start), start)):
-                parts.append(part)
-                start += len(part)
-                arrived(len(part))
-        finally:
-            os.close(descriptor)
-        return b"".join(parts)
-
-    def write(self, name: str, content: bytes) -> None:
-        with self._fresh(name) as fresh:
-            Path(fresh).write_bytes(content)
-            os.replace(fresh, self._path(name))
-
-    def put(self, name: str, source: Path) -> None:
-        with self._fresh(name) as fresh:
-            shutil.copyfile(source, fresh)
-            os.replace(fresh, self._path(name))
-
-    def create(self, name: str, content: bytes) -> None:
-        with self._fresh(name) as fresh:
-            Path(fresh).write_bytes(content)
-            try:
-                os.link(fresh, self._path(name))
-            except FileExistsError:
-                raise
-            except OSError:  # no hard links here: still exclusive, but incomplete for a moment
-                with open(self._path(name), "xb") as stream:
-                    stream.write(content)
-
-    @contextlib.contextmanager
-    def _fresh(self, name: str) -> Iterator[str]:
-        """Provide a temporary name next to the file, removed afterwards."""
-        parent = os.path.dirname(self._path(name))
-        self._make_directory(parent)
-        fresh = f"{parent}/.tmp-{secrets.token_hex(8)}"
-        try:
-            yield fresh
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(fresh)
-
-    def _make_directory(self, directory: str) -> None:
-        """Create directories below the root with their parent's permissions, regardless of the umask.
-
-        This keeps a group's store writable by the group. The root's parent must exist, so that nothing is created at
-        the mount point of an unmounted disk.
-        """
-        if os.path.isdir(directory):
-            return
-        parent = os.path.dirname(directory)
-        if directory != os.path.dirname(self.root):
-            self._make_directory(parent)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-            with contextlib.suppress(PermissionError):
-                os.chmod(directory, os.stat(parent).st_mode & 0o7777)
-
-
-class Web(ObjectStore):
-    """A directory on a web server. Reads no more than requested, whatever the server sends."""
-
-    @property
-    def streams(self) -> bool:
-        """Always True."""
-        return True
-
-    def read(self, name: str, start: int, end: int, arrived: Arrived = _ignore_progress) -> bytes:
-        """As :meth:`ObjectStore.read`."""
-        from fsspec.asyn import sync
-
-        data: bytes = sync(self.files.loop, self._get, self._path(name), start, end, arrived)
-        return data
-
-    async def _get(self, url: str, start: int, end: int, arrived: Arrived) -> bytes:
-        from aiohttp import ClientTimeout
-
-        if start >= end:
-            return b""
-        options = dict(self.files.kwargs)
-        headers = {
-            **options.pop("headers", {}),
-            "Range": f"bytes={start}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
-        options.setdefault("timeout", ClientTimeout(total=None, sock_read=WINDOW_SECONDS))
-        session = await self.files.set_session()
-        request_options = {**options, "headers": headers}
-        async with await _get_following(session, self.files.encode_url(url), request_options) as response:
-            if response.status == _RANGE_NOT_SATISFIABLE:
-                return b""
-            self.files._raise_not_found_for_status(response, url)
-            # A server without range support sends the whole file.
-            to_skip = 0 if response.status == _PARTIAL else start
-            data = bytearray()
-            while len(data) < end - start and (part := await response.content.read(_PIECE)):
-                arrived(len(part))
-                data += part
-                if to_skip:
-                    cut = min(to_skip, len(data))
-                    del data[:cut]
-                    to_skip -= cut
-            return bytes(data[: end - start])
-
-
-async def _get_following(session: Any, address: Any, options: Mapping[str, Any]) -> Any:
-    """Return the response for ``address`` after its redirects.
-
-    Configured headers and passwords are sent only to the original host, and an https request is never redirected to
-    http.
-
-    Raises:
-        MalformedError: A redirect leads to a scheme other than http or https, or from https to http, or there are
-            too many.
-    """
-    from yarl import URL
-
-    target = start = URL(address) if isinstance(address, str) else address
-    for _ in range(_REDIRECTS):
-        response = await session.get(target, allow_redirects=False, **options)
-        location = response.headers.get("Location")
-        if response.status not in _REDIRECT or not location:
-            return response
-        response.release()
-        try:
-            target = target.join(URL(location))
-        except ValueError:
-            raise MalformedError("is redirected to an invalid address") from None
-        if target.scheme not in READ_ONLY or not target.host:
-            raise MalformedError(f"is redirected to `{target.scheme}:`, which is not supported")
-        if (start.scheme, target.scheme) == ("https", "http"):
-            raise MalformedError("is redirected from https to http, where anyone could replace it")
-        if target.origin() != start.origin():
-            kept = {name: options["headers"][name] for name in _OURS}
-            options = {"headers": kept, "timeout": options["timeout"]}
-    raise MalformedError(f"is redirected more than {_REDIRECTS} times")
-
-
 def connect(settings: Settings) -> ObjectStore:
     """Return the store that ``settings`` name, in most cases without sending a request.
 
@@ -354,7 +180,9 @@ def connect(settings: Settings) -> ObjectStore:
         ) from error
     if hasattr(files, "retries"):
         files.retries = 1  # disable s3fs's own retries
+    from mmbuild.team.remote_cache.directory import Directory
     from mmbuild.team.remote_cache.s3 import S3Store
+    from mmbuild.team.remote_cache.web import Web
 
     kinds: Mapping[str, type[ObjectStore]] = {
         "file": Directory,

@@ -32,6 +32,8 @@ class S3Store(ObjectStore):
     An upload stays on the server until it is completed or aborted, and is invisible until it is completed.
     """
 
+    in_parts = True
+
     def upload(self, name: str) -> str:
         """Return the id of the most recent unfinished upload of ``name``, or of a new one if there is none."""
         unfinished = [item for item in self._unfinished(self._key(name)) if item["Key"] == self._key(name)]

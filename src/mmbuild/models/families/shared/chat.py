@@ -11,7 +11,8 @@ from typing import Any
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.turns import Turn
-from mmbuild.models.files.chat_template import Form, Holder, content_form, saved_template
+from mmbuild.models.files.chat_template import Holder, content_form, saved_template
+from mmbuild.models.files.template_rendering import Form
 from mmbuild.models.files.template_worker import WORKER, RenderError
 
 IMAGE = "<image>"
