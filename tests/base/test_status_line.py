@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from mmbuild.base.progress import BYTES, Amount, silent
-from mmbuild.base.status_line import StatusLine, working
+from mmbuild.base.status_line import StatusLine, hidden, working
 
 ERASE = "\r\x1b[K"
 END = "<end>"
@@ -118,6 +118,17 @@ def test_the_streams_are_those_of_before_at_the_end_of_a_failing_block(monkeypat
             progress("two", 1 / 0)
         assert (sys.stdout, sys.stderr) == before
     assert terminal.text.endswith(ERASE)
+
+
+def test_a_hidden_line_is_not_shown_and_the_next_one_is(monkeypatch):
+    with Shown(monkeypatch) as terminal:
+        with hidden(), working("planning", at_once=True) as progress:
+            progress("recipes", None)
+        assert progress is silent
+        with working("checking", at_once=True) as progress:
+            progress("files", None)
+    assert "planning" not in terminal.text
+    assert "checking, 0 s: files" in terminal.text
 
 
 def test_nothing_is_shown_without_a_terminal(capsys):

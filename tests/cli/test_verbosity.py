@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from inline_snapshot import snapshot
 
+from mmbuild.base import status_line
+from mmbuild.cli import main
 from support.projects.demo_project import NAME, RECIPE, Project
 from support.screen import run_screen, without_volatile
 
@@ -95,3 +98,18 @@ def test_quiet_and_verbose_exclude_each_other(project: Project) -> None:
         assert project.run(*words, status=2).stderr.startswith(
             "error: --quiet and --verbose cannot be combined"
         )
+
+
+@pytest.mark.parametrize("words", [["-q", "plan"], ["plan", "-q"], ["apply", "--dry-run", "--no-progress"]])
+def test_quiet_commands_and_those_without_progress_show_no_status_line(
+    project: Project, monkeypatch, words
+) -> None:
+    shown = []
+    monkeypatch.setattr(status_line, "_terminal", lambda: shown.append("line"))
+    monkeypatch.chdir(project.root)
+    for name, value in project.environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([*words, RECIPE]) == 0
+    assert shown == []
+    assert main(["plan", RECIPE]) == 0
+    assert shown == ["line"]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from mmbuild.base.formatting import elapsed_text
 from mmbuild.base.pace import Pace, observe
@@ -21,6 +22,18 @@ _REDRAW_SECONDS = 0.5
 
 _ERASE = "\r\x1b[K"
 
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Let :func:`working` show nothing while the block runs."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
 
 @contextmanager
 def working(task: str, *, at_once: bool = False) -> Iterator[Progress]:
@@ -33,7 +46,7 @@ def working(task: str, *, at_once: bool = False) -> Iterator[Progress]:
         task: What the command does.
         at_once: Draw every report when it is made, not twice a second.
     """
-    descriptor = _terminal()
+    descriptor = None if _hidden.get() else _terminal()
     if descriptor is None:
         yield silent
         return

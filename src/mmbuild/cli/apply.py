@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmbuild.base import status_line
 from mmbuild.cli import commands, github, options
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ _TIMES_SHOWN = 40
 """Longest table of action times; more lines would not fit on a screen."""
 
 
+def _without_status_line(context: click.Context, _: click.Parameter, given: bool) -> bool:
+    """Hide what commands wait for, too: planning is part of an apply."""
+    if given:
+        context.with_resource(status_line.hidden())
+    return given
+
+
 @commands.command(
     "apply", verbose="Also print the store, cached results, and log lines of running actions.", resumes=True
 )
@@ -35,7 +43,12 @@ _TIMES_SHOWN = 40
 @options.applying()
 @click.option("--dry-run", is_flag=True, help="Print what `mmbuild plan` prints, and build nothing.")
 @options.json_option("the events, one object per line")
-@click.option("--no-progress", is_flag=True, help="Disable the live display on a terminal.")
+@click.option(
+    "--no-progress",
+    is_flag=True,
+    callback=_without_status_line,
+    help="Disable the live display on a terminal.",
+)
 @github.annotate_errors
 @click.pass_context
 def command(

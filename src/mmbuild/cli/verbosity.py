@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import click
 
+from mmbuild.base.status_line import hidden
+
 _KEY = "mmbuild.cli.verbosity"
 """Key in ``click.Context.meta``, which a command shares with the groups above it."""
 
@@ -31,6 +33,8 @@ def set_verbosity(ctx: click.Context, chosen: Verbosity) -> None:
     known = ctx.meta.setdefault(_KEY, chosen)
     if known != chosen:
         raise click.UsageError("--quiet and --verbose cannot be combined", ctx)
+    if chosen is Verbosity.QUIET:
+        ctx.with_resource(hidden())
 
 
 def verbosity() -> Verbosity:
