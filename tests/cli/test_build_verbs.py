@@ -31,7 +31,7 @@ def project(tmp_path):
 
 def planned(text):
     """Label -> verdict of a printed plan."""
-    pattern = r"(run|unknown until built|restore|up to date) +(\S+)/(\S+)  "
+    pattern = r"(run|may change|restore|up to date) +(\S+)/(\S+)  "
     return {m[3]: m[1] for line in text.splitlines() if (m := re.match(pattern, line))}
 
 
@@ -49,7 +49,7 @@ def test_plan_of_a_change_names_exactly_what_runs(project):
     project.run("apply", RECIPE)
     change = ("--set", "engine.quantization=int8")
     verdicts = planned(project.run("plan", RECIPE, *change).stdout)
-    named = {step for step, verdict in verdicts.items() if verdict in ("run", "unknown until built")}
+    named = {step for step, verdict in verdicts.items() if verdict in ("run", "may change")}
     assert named == {"quantize", "build_llm", "assemble", "measure", "verify"}
     events = [
         json.loads(line) for line in project.run("apply", RECIPE, *change, "--json").stdout.splitlines()

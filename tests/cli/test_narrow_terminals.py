@@ -128,7 +128,7 @@ def test_verdicts_have_colours_on_a_terminal(project: Project) -> None:
     text = shown(project, 200, *CHANGED, color=True)
     assert "\x1b[33;1mrun\x1b[0m " in text
     assert "\x1b[2mup to date\x1b[0m " in text
-    assert "\x1b[36munknown until built\x1b[0m " in text
+    assert "\x1b[36mmay change\x1b[0m " in text
     assert CONTROL.sub("", text) == project.run(*CHANGED).stdout
 
 

@@ -124,16 +124,16 @@ llava-shapes-int4:
   visual.max_batch_size = 3: max_batch_size 3 x max_images_per_prompt 1 = 3
   max_seq_len = 168: max_input_len 128 + max_output_len 40 = 168
 
-up to date           llava-shapes-int4/download               nothing it depends on changed
-up to date           llava-shapes-int4/convert                nothing it depends on changed
-up to date           llava-shapes-int4/quantize               nothing it depends on changed
-run                  llava-shapes-int4/build_llm       ~30 s  parameter `max_batch_size` changed from 4 to 3 (and 1 more)
-run                  llava-shapes-int4/build_visual    ~30 s  parameter `max_batch_size` changed from 4 to 3
-up to date           llava-shapes-int4/convert_visual         nothing it depends on changed
-unknown until built  llava-shapes-int4/assemble         <1 s  depends on the result of `llava-shapes-int4/build_llm` (input `llm`)
-unknown until built  llava-shapes-int4/measure          <1 s  depends on the result of `llava-shapes-int4/assemble` (input `engine`)
-unknown until built  llava-shapes-int4/verify           <1 s  depends on the result of `llava-shapes-int4/measure` (input `measures`)
-2 to run, 3 unknown until built, 4 up to date
+up to date  llava-shapes-int4/download               nothing it depends on changed
+up to date  llava-shapes-int4/convert                nothing it depends on changed
+up to date  llava-shapes-int4/quantize               nothing it depends on changed
+run         llava-shapes-int4/build_llm       ~30 s  parameter `max_batch_size` changed from 4 to 3 (and 1 more)
+run         llava-shapes-int4/build_visual    ~30 s  parameter `max_batch_size` changed from 4 to 3
+up to date  llava-shapes-int4/convert_visual         nothing it depends on changed
+may change  llava-shapes-int4/assemble         <1 s  depends on the result of `llava-shapes-int4/build_llm` (input `llm`)
+may change  llava-shapes-int4/measure          <1 s  depends on the result of `llava-shapes-int4/assemble` (input `engine`)
+may change  llava-shapes-int4/verify           <1 s  depends on the result of `llava-shapes-int4/measure` (input `measures`)
+2 to run, 3 may change, 4 up to date
 takes about N s (3 of 5 durations measured before, others estimated)
 writes N MB, one action takes up to 2.7 GB of memory
 llava-shapes-int4 takes about 1.6 GB of memory to run:
@@ -163,11 +163,11 @@ llava-shapes-int4: what changed since TIME
     assert run_screen(project, "why", RECIPE, "verify") == snapshot("""\
 exit status 0
 --- stdout
-llava-shapes-int4/verify (unknown until built)
+llava-shapes-int4/verify (may change)
   input `measures` changed, which is produced by
-    llava-shapes-int4/measure (unknown until built)
+    llava-shapes-int4/measure (may change)
       input `engine` changed, which is produced by
-        llava-shapes-int4/assemble (unknown until built)
+        llava-shapes-int4/assemble (may change)
           input `llm` changed, which is produced by
             llava-shapes-int4/build_llm (run)
               parameter `max_batch_size` changed from 4 to 3

@@ -149,7 +149,7 @@ def test_after_a_build_the_last_build_is_explained(project):
 def test_command_prints_the_chain_the_key_and_json(project):
     changed = ("--set", "engine.max_batch_size=6")
     chain = project.run("why", RECIPE, "verify", *changed).stdout
-    assert chain.splitlines()[0] == f"{NAME}/verify (unknown until built)"
+    assert chain.splitlines()[0] == f"{NAME}/verify (may change)"
     assert chain.index("input `measures`") < chain.index("input `engine`") < chain.index("input `llm`")
     assert "--set engine.max_batch_size=6:1:23: `engine.max_batch_size: 6` was" in chain
     (reported,) = json.loads(project.run("why", RECIPE, "build_llm", *changed, "--json", "--key").stdout)

@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     PULL = "pull"
     RESTORE = "restore"
     UP_TO_DATE = "up to date"
-    UNKNOWN = "unknown until built"
+    UNKNOWN = "may change"
 
 
 @dataclass(frozen=True, slots=True)

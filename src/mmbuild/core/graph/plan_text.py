@@ -65,7 +65,7 @@ def _heads(plan: Plan, cost: PlanCost) -> list[str]:
 
 
 def summary(plan: Plan) -> str:
-    """Return the counts in one line: ``3 to run, 1 unknown until built, 4 up to date``."""
+    """Return the counts in one line: ``3 to run, 1 may change, 4 up to date``."""
     if not plan.changes:
         return f"everything is up to date ({len(plan.actions)} actions)"
     names = {Verdict.RUN: "to run", Verdict.PULL: "to pull", Verdict.RESTORE: "to restore"}
