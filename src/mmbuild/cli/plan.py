@@ -43,8 +43,8 @@ def command(
     """Show what apply would do, and why, one line per action.
 
     Verdicts: `run`; `may change` (depends on an action that runs; skipped if its inputs turn out unchanged); `pull`
-    (built by another machine, and its files are needed); `restore` (built, but missing from the engine directory); `up
-    to date`.
+    (built by another machine, and its files are needed); `restore` (built, but missing from the engine directory);
+    `up to date`.
 
     \b
     Example:
