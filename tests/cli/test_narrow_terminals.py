@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from support.terminal import CONTROL, SGR, Terminal
 
 BUILT = Path(__file__).parents[1] / "fixtures" / "project-9d5f9bf.tar.xz"
 WIDTHS = [80, 60]
+# A status line, which slow commands draw, up to what erases it.
+ERASED = re.compile(r"\r\x1b\[K[^\r\n]*(?=\r\x1b\[K)")
 
 
 ENGINES = ["first-engine-of-several", "second-engine-of-several", "third-engine-of-several"]
@@ -39,13 +42,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def shown(
     project: Project, width: int, *words: str, status: int = 0, color: bool = False, **environment: str
 ) -> str:
-    """The output of a command on a terminal of this width, with its control sequences."""
+    """The output of a command on a terminal of this width, with its control sequences, without what was erased."""
     variables = {**project.environment, "COLUMNS": str(width), **environment}
     if color:
         del variables["NO_COLOR"]
     terminal = Terminal(list(words), project.root, variables)
     assert terminal.finish() == status, terminal.shown
-    return terminal.shown.replace("\r\n", "\n")
+    return ERASED.sub("", terminal.shown).replace("\r\n", "\n")
 
 
 def require_width(text: str, width: int) -> None:
@@ -114,6 +117,12 @@ def test_ci_diff_is_readable(project: Project, width: int) -> None:
     assert "engine.max_batch_size" in text
     assert "| `" not in text
     assert f"| `{NAME}` |" in project.run(*words).stdout  # Markdown where it is not a terminal
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("words", [["ci", "plan", "recipes/demo"], ["explain", "MM162"]])
+def test_jobs_and_explanations_fit(project: Project, width: int, words: list[str]) -> None:
+    require_width(shown(project, width, *words), width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

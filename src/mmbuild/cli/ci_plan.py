@@ -62,6 +62,7 @@ def command(
       mmbuild ci plan recipes --changed-since origin/main --format github >> "$GITHUB_OUTPUT"
       mmbuild ci plan recipes --format gitlab --include ci/mmbuild.yml > jobs.yml
     """
+    from mmbuild.cli.tables import print_table
     from mmbuild.core.graph.durations import measured_seconds
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
@@ -88,8 +89,10 @@ def command(
         click.echo(github.outputs(rows), nl=False)
     elif layout == "gitlab":
         click.echo(gitlab.pipeline(rows, _arguments(request), include), nl=False)
+    elif not rows:
+        click.echo("no jobs")
     else:
-        click.echo(job_rows.text(rows), nl=False)
+        print_table(job_rows.cells(rows))
     if any(job.needs for job in jobs):
         _warn_without_shared_store()
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from mmbuild.cli import commands, options
 
-if TYPE_CHECKING:
-    from mmbuild.base.codes import Code
+_WIDEST = 100
+"""Columns of text that are easily read."""
 
 
 @commands.command("explain")
@@ -27,6 +25,8 @@ def command(code: str | None, as_json: bool) -> None:
       mmbuild explain
     """
     from mmbuild.base.codes import codes, lookup, nearest
+    from mmbuild.base.folding import fold
+    from mmbuild.cli.tables import terminal_width
 
     if code is None and as_json:
         click.echo(json.dumps([asdict(listed) for listed in codes().values()], indent=1))
@@ -42,12 +42,11 @@ def command(code: str | None, as_json: bool) -> None:
         match = nearest(code)
         hint = f"did you mean `mmbuild explain {match}`?" if match else "`mmbuild explain` lists all codes"
         raise UsageError(f"no code `{code}`", code="MM190", hint=hint)
-    click.echo(json.dumps(asdict(entry), indent=1) if as_json else _text(entry))
-
-
-def _text(code: Code) -> str:
-    lines = [f"{code.code}: {code.title}", ""]
+    if as_json:
+        click.echo(json.dumps(asdict(entry), indent=1))
+        return
+    width = min(_WIDEST, terminal_width() or _WIDEST)
+    click.echo(fold(f"{entry.code}: {entry.title}", width))
+    click.echo()
     for name in ("symptom", "cause", "cure"):
-        text = f"{name}: {getattr(code, name)}"
-        lines += [textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)]
-    return "\n".join(lines)
+        click.echo(fold(f"{name}: {getattr(entry, name)}", width))

@@ -53,12 +53,10 @@ def document(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"version": VERSION, "mmbuild": __version__, "jobs": [dict(row) for row in found]}
 
 
-def text(found: Sequence[Mapping[str, Any]]) -> str:
-    """Return a text table."""
-    if not found:
-        return "no jobs\n"
-    cells = [("job", "runner", "time", "actions", "needs")]
-    cells += [
+def cells(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the cells of a table; the first row holds its titles."""
+    lines: list[tuple[str, ...]] = [("job", "runner", "time", "actions", "needs")]
+    lines += [
         (
             row["name"],
             ",".join(row["runner"]),
@@ -68,9 +66,7 @@ def text(found: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in found
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return lines
 
 
 MAX_JOBS = 256
