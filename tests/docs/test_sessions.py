@@ -236,6 +236,47 @@ def test_the_page_about_checkpoints(tmp_path: Path, environment: dict[str, str])
     run(session(block), tmp_path, environment)
 
 
+def test_the_page_about_shared_stores_makes_a_key(tmp_path: Path, environment: dict[str, str]) -> None:
+    *_, block = console(ROOT / "docs" / "shared-store.md")
+    ((command, shown),) = session(block)
+    printed = completed(command, tmp_path, {**environment, "HOME": str(tmp_path)})
+    key = re.compile(r"^ed25519:[A-Za-z0-9+/]{43}=\n\Z", re.M)
+    printed = completed(
+        command, tmp_path, {**environment, "HOME": str(tmp_path)}
+    )  # in which there is no .config
+    assert key.match(shown)
+    assert key.search(printed)
+    assert (tmp_path / ".config" / "mmbuild").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / ".config" / "mmbuild" / "signing.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_page_about_toolchains_writes_a_script(tmp_path: Path, environment: dict[str, str]) -> None:
+    (block,) = console(ROOT / "docs" / "toolchains.md")
+    (write, _), *uses = session(block)
+    assert completed(write, tmp_path, environment) == "wrote `llava-int4.sh`\n"
+    assert completed("bash -n llava-int4.sh && echo good", tmp_path, environment) == "good\n"
+    assert all("./llava-int4.sh" in command for command, _ in uses)
+
+
+@pytest.mark.slow
+def test_the_page_about_gates_shows_the_rows_of_a_comparison(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "build").mkdir()
+    for name, arguments in (("llava-shapes", ()), ("llava-shapes-int4", ("float32", "int4"))):
+        (tmp_path / "build" / name).symlink_to(demo_directory(*arguments))
+    (block,) = console(ROOT / "docs" / "gates.md")
+    ((command, shown),) = session(block)
+
+    def titles(text: str) -> list[str]:
+        return [re.split(r" {2,}", line)[0] for line in text.splitlines()]
+
+    printed = titles(completed(command, tmp_path, environment))
+    assert {"family", "dtype", "quantization", "weights", "packages"} <= set(printed)
+    # These engines were not built by an apply, and not measured.
+    assert printed == [title for title in titles(shown) if title in printed]
+
+
 def test_the_page_about_serving_shows_commands_of_the_readme() -> None:
     shown = [pair for block in console(README) for pair in session(block)]
     first, second, _ = console(ROOT / "docs" / "serving.md")

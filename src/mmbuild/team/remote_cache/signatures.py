@@ -26,7 +26,7 @@ _NEW_KEY = "`mmbuild cache keygen FILE` writes a new one"
 
 
 def make_key(path: Path) -> str:
-    """Write a new private key to ``path``, readable only by its owner; return the public key.
+    """Write a new private key to ``path``, readable only by its owner; return the public key. Makes its directory.
 
     Raises:
         RemoteError: MM825, ``cryptography`` is not installed, or the file exists or cannot be written.
@@ -41,6 +41,7 @@ def make_key(path: Path) -> str:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise RemoteError(
