@@ -239,7 +239,6 @@ def test_the_page_about_checkpoints(tmp_path: Path, environment: dict[str, str])
 def test_the_page_about_shared_stores_makes_a_key(tmp_path: Path, environment: dict[str, str]) -> None:
     *_, block = console(ROOT / "docs" / "shared-store.md")
     ((command, shown),) = session(block)
-    printed = completed(command, tmp_path, {**environment, "HOME": str(tmp_path)})
     key = re.compile(r"^ed25519:[A-Za-z0-9+/]{43}=\n\Z", re.M)
     printed = completed(
         command, tmp_path, {**environment, "HOME": str(tmp_path)}
