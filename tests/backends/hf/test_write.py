@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from mmbuild.backends.hf.consumers.load import consumer
 from mmbuild.backends.hf.write import INDEX, write
 from mmbuild.models.errors import CheckpointError
 from support.errors import refused
@@ -150,6 +151,22 @@ def test_older_weight_files_give_the_same_checkpoint(tmp_path):
         written.append(tensors(weights(out, "llava", "int8", "float16", model=source)))
     assert written[0].keys() == written[1].keys()
     assert all(torch.equal(tensor, written[1][name]) for name, tensor in written[0].items())
+
+
+PARTS = {"self_attn.qkv_proj": "self_attn.q_proj", "self_attn.qkv": "self_attn.qkv"}
+"""Modules of a tower that vLLM runs as one: a part that the files have."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_module_that_vllm_leaves_alone_has_its_weight_in_the_files(tmp_path, family):
+    """vLLM loads a tensor by the name of its module; a tower without a prefix is looked up after the first dot."""
+    written = tensors(weights(tmp_path, family, "none", "float16"))
+    for module in consumer("vllm").families[family].others:
+        if module == "language_model.lm_head" and facts(family).llm.tie_word_embeddings:
+            continue
+        fused = next((name for name in PARTS if module.endswith(name)), "")
+        stored = module.format(i=0).removesuffix(fused) + PARTS.get(fused, "") + ".weight"
+        assert any(name == stored or (name.endswith(stored) and stored[0] == ".") for name in written), stored
 
 
 @pytest.mark.parametrize("version", SPELLINGS)
