@@ -307,6 +307,26 @@ def test_a_build_with_the_real_steps(
     run((pair for block in chosen for pair in session(block)), tmp_path, environment)
 
 
+@pytest.mark.extended
+def test_the_page_about_ranks(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> None:
+    page = ROOT / "docs" / "tensor-parallel.md"
+    compiled_store(tmp_path_factory, tmp_path / "compiled")
+    installed = Path(sys.executable).parent
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment |= {"PATH": f"{environment['PATH']}:{installed}", **root}
+    (program,) = (block.text for block in blocks(page) if block.text.startswith("# ask.py"))
+    (tmp_path / "ask.py").write_text(program)
+    build, own = console(page)
+    run([pair for pair in session(build) if not pair[0].startswith("pip install")], tmp_path, environment)
+    run(
+        [(command.replace("python", sys.executable), shown) for command, shown in session(own)],
+        tmp_path,
+        environment,
+    )
+
+
 @pytest.mark.slow
 def test_eval_page(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "build").mkdir()
