@@ -80,8 +80,8 @@ def ignored(family: str) -> list[str]:
 def name_in_files(family: str, name: str) -> str:
     """What a tensor is called in the files that are written: as in the first checkpoints of its family.
 
-    transformers still reads those names. vLLM 0.26 and SGLang do not find the tower of a LLaVA in files that
-    transformers 5 wrote, where ``vision_model`` is left out.
+    transformers 5.17 and vLLM 0.26 read those names; SGLang 0.5.23 does by its sources, and has not been run. vLLM
+    does not find the tower of a LLaVA in files that transformers 5 wrote, where ``vision_model`` is left out.
     """
     for pattern, beginning in FAMILIES[family].files:
         name = re.sub(rf"^{pattern}", beginning, name)

@@ -1,6 +1,6 @@
 """Writes the weights of a Hugging Face directory: one decoder layer in memory at a time, other tensors in blocks.
 
-Tensors get the names that every loader of the model knows (:func:`mmbuild.backends.hf.names.name_in_files`).
+Tensors get the names of the first checkpoints of their family (:func:`mmbuild.backends.hf.names.name_in_files`).
 """
 
 from __future__ import annotations
