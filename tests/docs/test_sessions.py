@@ -249,6 +249,22 @@ def test_the_page_about_shared_stores_makes_a_key(tmp_path: Path, environment: d
     assert (tmp_path / ".config" / "mmbuild" / "signing.pem").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
+def test_the_page_about_shared_stores_publishes_and_pulls(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """With steps that take no time, and a directory for the store."""
+    (tmp_path / "remote").mkdir()
+    environment["MMBUILD_STEPS"] = "support.steps.recipe_steps:TABLE"
+    completed("mmbuild apply recipes/demo/llava.yaml", tmp_path, environment)
+    environment["MMBUILD_REMOTE"] = f"file://{tmp_path / 'remote'}"
+    (block,) = (found for found in console(ROOT / "docs" / "shared-store.md") if "cache push" in found.text)
+    for command, _ in session(block):
+        printed = completed(f"{command}\n echo status $?", tmp_path, environment)
+        assert printed.endswith("status 0\n"), printed
+    assert any(path.is_file() for path in (tmp_path / "remote").rglob("*"))
+
+
 def test_the_page_about_toolchains_writes_a_script(tmp_path: Path, environment: dict[str, str]) -> None:
     (block,) = console(ROOT / "docs" / "toolchains.md")
     (write, _), *uses = session(block)
