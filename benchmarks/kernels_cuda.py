@@ -5,14 +5,14 @@
 Checks: random sizes, odd ones too, 1 to 70 rows, all formats and dtypes, GPU memory full of NaN beforehand, results
 twice the same. An error is the largest difference over the largest result. Times: microseconds a product, weights not
 in the L2 cache (copies of 400 MB in all, one after the other in a CUDA graph), beside cuBLAS in float16 in the same
-run, and beside `marlin_gemm` where vLLM can be imported.
+run, and beside vLLM's `marlin_gemm` and `machete_mm` (int4, groups of 128) where vLLM can be imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.kernels_vllm import copies, vllm_products
 from mmbuild.backends.torch import linear
 from mmbuild.backends.torch.kernels.attention import decode_attention
 from mmbuild.backends.torch.kernels.products import grouped_product, packed_product, stored_product
@@ -32,7 +33,6 @@ SHAPES = {"qkv": (12288, 4096), "dense": (4096, 4096), "fc": (11008, 4096), "pro
 ROWS = (1, 2, 8, 16, 32)
 BITS = {"float": 16, "W8A16": 8, "W4A16": 4, "groups": 4, "int8": 8, "float8": 8}
 _POISON = 1 << 28
-_COLD = 4e8
 
 
 def poison() -> None:
@@ -166,7 +166,7 @@ def checks(count: int) -> int:
     return failed
 
 
-def microseconds(calls: list[Callable[[], Any]]) -> float:
+def microseconds(calls: Sequence[Callable[[], Any]]) -> float:
     """Of one call: all of them as a CUDA graph, the best of five."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -190,69 +190,26 @@ def microseconds(calls: list[Callable[[], Any]]) -> float:
 
 def times() -> None:
     """A table: microseconds for each format, matrix and number of rows."""
-    marlin = marlin_calls()
+    peers = vllm_products()
     print("\n| format | " + " | ".join(f"{name} {rows}" for name in SHAPES for rows in ROWS) + " |")
     print("|---" * (1 + len(SHAPES) * len(ROWS)) + "|")
-    for kind in ("cuBLAS", *FORMATS, *(["Marlin"] if marlin else [])):
+    for kind in ("cuBLAS", *FORMATS, *peers):
         cells = []
         for outputs, inputs in SHAPES.values():
             for rows in ROWS:
                 case = Case(kind if kind in FORMATS else "float", rows, inputs, outputs, torch.float16, 128)
-                calls = marlin(case.x, inputs, outputs) if kind == "Marlin" else cold_calls(case, kind)
+                peer = peers.get(kind)
+                calls = peer(case.x, outputs) if peer else cold_calls(case, kind)
                 cells.append(f"{microseconds(calls):.1f}")
         print(f"| {kind} | " + " | ".join(cells) + " |", flush=True)
 
 
 def cold_calls(case: Case, kind: str) -> list[Callable[[], Any]]:
     """Calls of a product with weights that are not in the cache."""
-    weights = [case.weight.clone() for _ in range(max(4, int(_COLD / case.weight.nbytes)))]
+    weights = [case.weight.clone() for _ in range(copies(case.weight.nbytes))]
     if kind == "cuBLAS":
         return [partial(F.linear, case.x, weight) for weight in weights]
     return [partial(case.parts, weight, case.rows) for weight in weights]
-
-
-def marlin_calls() -> Any:
-    """Makes calls of vLLM's Marlin product (int4, groups of 128), weights not in the cache; None without vLLM."""
-    try:
-        from vllm import _custom_ops as ops
-        from vllm.scalar_type import scalar_types
-    except ImportError:
-        return None
-
-    def calls(x: Tensor, inputs: int, outputs: int) -> list[Callable[[], Any]]:
-        count = max(4, int(_COLD / (inputs * outputs / 2)))
-        workspace = torch.zeros(1024, dtype=torch.int32, device="cuda")
-        packed = [
-            torch.randint(-(2**31), 2**31 - 1, (inputs // 16, outputs * 2), dtype=torch.int32, device="cuda")
-            for _ in range(count)
-        ]
-        scales = torch.rand(inputs // 128, outputs, dtype=torch.float16, device="cuda")
-        return [
-            lambda w=w: ops.marlin_gemm(
-                a=x,
-                c=None,
-                b_q_weight=w,
-                b_bias=None,
-                b_scales=scales,
-                a_scales=None,
-                global_scale=None,
-                b_zeros=None,
-                g_idx=None,
-                perm=None,
-                workspace=workspace,
-                b_q_type=scalar_types.uint4b8,
-                size_m=x.shape[0],
-                size_n=outputs,
-                size_k=inputs,
-                is_k_full=True,
-                use_atomic_add=False,
-                use_fp32_reduce=True,
-                is_zp_float=False,
-            )
-            for w in packed
-        ]
-
-    return calls
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
 """``mmbuild serve`` and vLLM's server on one GPU, measured by ``mmbuild bench --url`` with the same requests.
 
-    python -m benchmarks.serving_cuda --dir DIR --ours BUILD [--vllm SITE --llava MODEL] [--format fp16]
-        [--clients 1 8 32]
+    python -m benchmarks.serving_cuda --dir DIR --llava MODEL [--vllm SITE] [--formats fp16 awq] [--clients 1 8 32]
 
-BUILD is an engine of LLaVA-1.5-7B's shapes for 32 sequences, such as ``benchmarks.against_vllm`` leaves in its
-directory. vLLM is started with random weights of the same shapes in the same format, without caches of prefixes and
-pictures; only its process sees SITE. Each server answers questions about one picture of 336 x 336 with 129 tokens.
-One server runs at a time. Results of ``bench`` and logs of servers are written to DIR, a table is printed.
+MODEL has LLaVA's config, tokenizer and processor. An engine of its shapes for 32 sequences is built in DIR for each
+format, as ``benchmarks.against_vllm`` does. vLLM is started with random weights of the same shapes and the same
+format, without caches of prefixes and pictures; only its process sees SITE. Each server answers questions about one
+picture of 336 x 336 with 129 tokens. One server runs at a time. Results of ``bench`` and logs of servers are written
+to DIR, a table is printed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,44 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
-from benchmarks.against_vllm_sides import LONGEST, VLLM_QUANTIZATION
+from benchmarks import against_vllm_engines as engines
+from benchmarks.against_vllm import ENVIRONMENT
+from benchmarks.against_vllm_rows import OURS, VLLM
+from benchmarks.against_vllm_sides import LONGEST, VLLM_QUANTIZATION, Job
 
 PORT = 8123
 URL = f"http://127.0.0.1:{PORT}"
 TOKENS = 129
+SEQUENCES = 32
 # Requests of a run by clients: some seconds each.
 REQUESTS: Mapping[int, int] = {1: 12, 8: 64, 32: 160}
 _PROMPT = "What is in this picture? Please answer in one sentence of plain English."
 
 
-def ours(build: Path) -> list[str]:
+def build(room: Path, model: Path, form: str) -> Path:
+    """Our engine directory."""
+    job = Job(
+        side=OURS,
+        form=form,
+        batches=[SEQUENCES],
+        command="",
+        date="",
+        room=str(room),
+        model=str(model),
+        out="",
+        until=0,
+        tiny=False,
+    )
+    with mock.patch.dict(os.environ, ENVIRONMENT[OURS]):  # of the workers that build
+        ((directory, _),) = engines.build(job)
+    return directory
+
+
+def ours(directory: Path) -> list[str]:
     """The command of our server."""
-    return [sys.executable, "-m", "mmbuild", "serve", str(build), "--port", str(PORT), "--no-check"]
+    return [sys.executable, "-m", "mmbuild", "serve", str(directory), "--port", str(PORT), "--no-check"]
 
 
 def vllm(model: Path, room: Path, form: str) -> list[str]:
@@ -52,7 +76,7 @@ def vllm(model: Path, room: Path, form: str) -> list[str]:
         "load-format": "dummy",
         "dtype": "float16",
         "max-model-len": str(LONGEST),
-        "max-num-seqs": "32",
+        "max-num-seqs": str(SEQUENCES),
         "gpu-memory-utilization": "0.6",
         "limit-mm-per-prompt": '{"image": 1}',
         "mm-processor-cache-gb": "0",
@@ -69,6 +93,8 @@ def vllm(model: Path, room: Path, form: str) -> list[str]:
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[float]:
     """A server that is ready; yields the seconds that it took."""
+    if _answers():
+        raise SystemExit(f"another server answers at {URL}: stop it first")
     began = time.monotonic()
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -131,29 +157,27 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dir", type=Path, required=True, help="results and logs")
-    parser.add_argument("--ours", type=Path, help="engine directory")
+    parser.add_argument("--llava", type=Path, required=True, help="config, tokenizer and processor of LLaVA")
     parser.add_argument("--vllm", type=Path, help="the directory in which vLLM is installed")
-    parser.add_argument("--llava", type=Path, help="config, tokenizer and processor of LLaVA")
-    parser.add_argument("--format", choices=list(VLLM_QUANTIZATION), default="fp16", help="of vLLM's weights")
+    parser.add_argument("--formats", nargs="+", choices=list(VLLM_QUANTIZATION), default=["fp16", "awq"])
     parser.add_argument("--clients", nargs="+", type=int, default=list(REQUESTS))
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each answer")
     arguments = parser.parse_args()
-    arguments.dir.mkdir(parents=True, exist_ok=True)
+    room = arguments.dir = arguments.dir.absolute()
+    room.mkdir(parents=True, exist_ok=True)
+    built = {form: build(room, arguments.llava, form) for form in arguments.formats}
     print(
         "| server | ready after | clients | tokens/s | median first token, ms | median time per token, ms |"
     )
     print("|---" * 6 + "|", flush=True)
-    if arguments.ours is not None:
-        measure(f"mmbuild-{arguments.format}", (ours(arguments.ours), {}), arguments)
-    if arguments.vllm is not None:
-        environment = {
-            "PYTHONPATH": str(arguments.vllm),
-            "VLLM_USE_FLASHINFER_SAMPLER": "0",
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        command = vllm(arguments.llava, arguments.dir, arguments.format)
-        measure(f"vllm-{arguments.format}", (command, environment), arguments)
+    for form, directory in built.items():
+        measure(f"mmbuild-{form}", (ours(directory), {}), arguments)
+        if arguments.vllm is not None:
+            command = vllm(arguments.llava, room, form)
+            environment = {"PYTHONPATH": str(arguments.vllm), "HF_HUB_OFFLINE": "1"}
+            quiet = ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_NO_USAGE_STATS")
+            environment |= {name: ENVIRONMENT[VLLM][name] for name in quiet}
+            measure(f"vllm-{form}", (command, environment), arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ on one GPU, greedily and one at a time. Neither process imports mmbuild. With ``
 installed, which only vLLM's process sees; transformers' process sees the packages of this one.
 
 When all have answered, steps are measured, one server after the other: vLLM without torch.compile, decode steps as
-CUDA graphs, one sequence.
+CUDA graphs, one sequence. With ``--quiet FILE`` not before that file exists.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--questions", type=int, default=48, help="to each demo model")
     parser.add_argument("--together", type=int, default=12, help="checkpoints that are asked at once")
+    parser.add_argument("--quiet", type=Path, help="file that is there once other work on the machine is over")
     arguments = parser.parse_args(words)
     arguments.dir = arguments.dir.absolute()
     arguments.dir.mkdir(parents=True, exist_ok=True)
@@ -229,6 +230,8 @@ def main(words: Sequence[str] | None = None) -> None:
         site = arguments.vllm.absolute()
         processes = list(pool.map(lambda case: ask(case, arguments.dir, site), wanted))
     print(f"asked in {time.monotonic() - began:.0f} s", flush=True)
+    while arguments.quiet is not None and not arguments.quiet.exists():
+        time.sleep(1)
     for process in processes:
         if process is not None:
             measure(process)

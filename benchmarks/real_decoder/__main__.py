@@ -50,10 +50,12 @@ def main() -> None:
         _peer(options.peers, "model", model, DEMO)
     samples, passages = texts.make(model, PICTURES, options.tokens)
     texts.write_samples(work / "samples", samples)
-    checkpoints = mmbuild_side.build(work, forms)
-    if "llm-compressor" in options.tools:
-        with ThreadPoolExecutor(1 if options.device == "cpu" else 5) as pool:
-            list(pool.map(lambda name: _compress(options.peers, work, name), forms))
+    with ThreadPoolExecutor(1 if options.device == "cpu" else 5) as pool:
+        wanted = forms if "llm-compressor" in options.tools else []
+        others = [pool.submit(_compress, options.peers, work, name) for name in wanted]
+        checkpoints = mmbuild_side.build(work, forms)
+        for other in others:
+            other.result()
     expected = _expected(work, model, passages, options.device)
     for name in forms:
         sides: dict[str, Callable[[], nn.Module]] = {
