@@ -213,7 +213,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--questions", type=int, default=48, help="to each demo model")
     parser.add_argument("--together", type=int, default=12, help="checkpoints that are asked at once")
-    parser.add_argument("--quiet", type=Path, help="file that is there once other work on the machine is over")
+    parser.add_argument(
+        "--quiet", type=Path, help="file that is there once other work on the machine is over"
+    )
     arguments = parser.parse_args(words)
     arguments.dir = arguments.dir.absolute()
     arguments.dir.mkdir(parents=True, exist_ok=True)
