@@ -23,6 +23,7 @@ class Form:
         recipe: mmbuild's ``engine.quantization``; fitted ones get ``calibration``.
         fitted: Whether mmbuild's recipe has calibration data.
         optimizer: Model Optimizer's quantizers of weights and of inputs, and its algorithm; None: not compared.
+        run: Model Optimizer's quantizers of inputs once scales are fitted; None: as they were while fitting.
         weights: llm-compressor's ``QuantizationArgs`` of weights.
         inputs: Those of inputs; None: not quantized.
         modifier: llm-compressor's modifier that goes before quantizing, or instead of it: ``awq``, ``smoothquant``,
@@ -35,6 +36,7 @@ class Form:
     weights: Mapping[str, Any]
     inputs: Mapping[str, Any] | None = None
     modifier: str | None = None
+    run: Mapping[str, Any] | None = None
 
 
 def _int(bits: int, scales: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,12 +72,14 @@ FORMS: Mapping[str, Form] = {
         True,
         (
             {"num_bits": 8, **_PER_OUTPUT},
-            {"num_bits": 8, "type": "dynamic", "block_sizes": {-1: None}},
+            {"num_bits": 8, "axis": None},
             {"method": "smoothquant", "alpha": 0.5},
         ),
         _int(8, _CHANNEL),
         _INT8_TOKENS,
         "smoothquant",
+        # Its SmoothQuant fits inputs with one scale only; per token as in the format of the others.
+        {"num_bits": 8, "type": "dynamic", "block_sizes": {-1: None}},
     ),
     "fp8": Form(
         {"algorithm": "fp8"},

@@ -42,7 +42,19 @@ def quantize(model: nn.Module, form: Form, samples: Sequence[Mapping[str, Tensor
 
     with torch.no_grad():
         done: nn.Module = quantization.quantize(model, config, run)
+    if form.run is not None:
+        _replace_input_quantizers(done, form.run)
     return done
+
+
+def _replace_input_quantizers(model: nn.Module, how: Mapping[str, Any]) -> None:
+    """Quantize inputs in another way; by what they are divided before, which was fitted, stays."""
+    from modelopt.torch.quantization.config import QuantizerAttributeConfig
+
+    for name, quantizer in model.named_modules():
+        if name.endswith("input_quantizer") and quantizer.is_enabled:
+            quantizer.reset_amax()
+            quantizer.set_from_attribute_config(QuantizerAttributeConfig(**how))
 
 
 def _entry(name: str, how: Mapping[str, Any]) -> dict[str, Any]:
