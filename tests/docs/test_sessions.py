@@ -1,9 +1,13 @@
-"""The console blocks of README.md and of some pages of docs/ are run, and print what the page shows.
+"""The console blocks of README.md and of all pages of docs/ are run, and print what the page shows.
 
 Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output
 and standard error together are compared with the lines below it. On a page, a line `...` stands for any number of
-lines, `...` within a line for any text, and numbers of seconds and sizes are not compared. A server runs until the
-end of the session, at a free port instead of 8000.
+lines, `...` within a line for any text, and numbers of seconds and sizes are not compared. Commands of a block that
+shows no output must succeed. A line after `> ` is typed. A server runs until the end of the session, at a free port
+instead of 8000.
+
+A block that no test below takes, for example to prepare what it needs, runs as it is: :data:`PLAIN`. Commands that
+cannot run on a machine without network, GPU and TensorRT-LLM are listed in :data:`SKIPPED`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -26,20 +30,99 @@ from support.engines.loaded import demo_directory
 from support.pages import ROOT, Block, blocks, session
 from support.screen import without_volatile
 
-README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
-EVAL, TROUBLESHOOTING = ROOT / "docs" / "eval.md", ROOT / "docs" / "troubleshooting.md"
-CHANGES, HAND_OVER = ROOT / "docs" / "changes.md", ROOT / "docs" / "hand-over.md"
+README = ROOT / "README.md"
 REAL_RECIPE = "recipes/llava-7b.yaml"
 SERVER = ".venv/bin/mmbuild serve"
-SKIPPED = {
-    "make demo": "installs mmbuild, then builds what an earlier block has built",
-    f"mmbuild doctor {REAL_RECIPE}": "prints what this host has",
-    f"mmbuild apply {REAL_RECIPE}": "downloads 14 GB from the hub",
-}
-"""Commands that are not run, and why; ``test_commands.py`` checks that they exist."""
 
-BUILDS = re.compile(r"^\$ (mmbuild (apply recipes/demo|run|verify)|make demo|curl)", re.M)
-"""Blocks that compile an engine or need one. They run on a copy of the store that other tests have compiled."""
+_INSTALLS = "installs packages"
+_RAY = "needs nodes of a Ray cluster"
+_TENSORRT_LLM = "needs TensorRT-LLM and a GPU"
+SKIPPED: Mapping[str, Mapping[str, str]] = {
+    "README.md": {
+        "make demo": "installs mmbuild, then builds what an earlier block has built",
+        f"mmbuild doctor {REAL_RECIPE}": "prints what this host has",
+        f"mmbuild apply {REAL_RECIPE}": "downloads 14 GB from the hub",
+    },
+    "docs/cluster.md": {
+        "pip install -e '.[ray]'": _INSTALLS,
+        "mmbuild apply recipes/demo/*.yaml --executor ray --address auto": _RAY,
+        "ray start --head --port=6379 --num-cpus=4": _RAY,
+        "ray start --address=HEAD:6379 --num-gpus=8 --resources='{\"sm90\": 8}'": _RAY,
+        "ray start --address=HEAD:6379 --num-gpus=4 --resources='{\"sm80\": 4}'": _RAY,
+    },
+    "docs/tensor-parallel.md": {"pip install -e '.[torch,mpi]'": _INSTALLS},
+    "docs/tensorrt-llm.md": {
+        "mmbuild apply recipes/llava-int4.yaml": f"{_TENSORRT_LLM}, except for its refusal",
+        'mmbuild run build/llava-1.5-7b-int4 --image a.png --prompt "What is this?"': _TENSORRT_LLM,
+        "mmbuild run build/llava-1.5-7b-int4 --profile": _TENSORRT_LLM,
+        "mmbuild verify build/llava-1.5-7b-int4": _TENSORRT_LLM,
+        "mmbuild compat build/llava-1.5-7b-int4": _TENSORRT_LLM,
+    },
+    "docs/toolchains.md": {
+        "TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh": _TENSORRT_LLM,
+        "TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh profile": _TENSORRT_LLM,
+    },
+    "docs/visual-engines.md": {
+        f"mmbuild apply {REAL_RECIPE} --set visual.backend=tensorrt": "needs TensorRT and a GPU",
+    },
+}
+"""Commands that are not run, without a comment at their end, and why, by page."""
+
+
+def page_of(block: Block) -> str:
+    return block.page.relative_to(ROOT).as_posix()
+
+
+def bare(command: str) -> str:
+    """``command`` without a comment at its end."""
+    return re.sub(r"\s+# .*", "", command)
+
+
+def runnable(block: Block) -> list[tuple[str, str]]:
+    """The commands of a block that are not skipped, each with the output shown below it."""
+    skipped = SKIPPED.get(page_of(block), {})
+    return [(command, shown) for command, shown in session(block) if bare(command) not in skipped]
+
+
+def console(page: Path) -> list[Block]:
+    found = [block for block in blocks(page) if block.language == "console"]
+    assert len(found) == page.read_text("utf-8").count("```console"), f"{page} has a block that is not read"
+    return found
+
+
+BLOCKS = [block for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) for block in console(page)]
+_TAKEN: set[Block] = set()
+
+
+def taken(page: str, sought: str = "") -> list[Block]:
+    """The blocks of ``page`` in which the pattern ``sought`` is found, which the caller runs, not :data:`PLAIN`."""
+    found = [block for block in BLOCKS if page_of(block) == page and re.search(sought, block.text, re.M)]
+    assert found, f"{page} has no block with {sought}"
+    _TAKEN.update(found)
+    return found
+
+
+# Compile an engine, or need one; they run on a copy of the store that other tests have compiled.
+README_BUILDS = taken("README.md", r"^\$ (mmbuild (apply recipes/demo|run)|make demo|curl)")
+TUTORIAL, RANKS = taken("docs/tutorial.md"), taken("docs/tensor-parallel.md")
+# Show an engine that tests have compiled.
+EVAL, GATES = taken("docs/eval.md"), taken("docs/gates.md")
+CHAT, COMPAT = taken("docs/serving.md", "mmbuild chat"), taken("docs/environments.md", "^\\$ mmbuild compat")
+# For TensorRT-LLM, which this machine must not have.
+REFUSED = [*taken("docs/environments.md", "^\\$ mmbuild doctor"), *taken("docs/tensorrt-llm.md", "^error: ")]
+# Need files, a repository or a sequence of builds.
+CHANGES, CHECKPOINTS = taken("docs/changes.md"), taken("docs/hand-over.md")
+CONFIG, SCRIPT = taken("docs/environments.md", "^\\$ mmbuild config"), taken("docs/toolchains.md")
+KEYGEN, PUSH = taken("docs/shared-store.md", "cache keygen"), taken("docs/shared-store.md", "cache push")
+CI, RAY = taken("docs/ci.md", "^\\$ mmbuild ci diff"), taken("docs/cluster.md", "mmbuild apply")
+
+_ON_README = {block.text for block in console(README)}
+PLAIN = [
+    block
+    for block in BLOCKS
+    if block not in _TAKEN and (block.page == README or block.text not in _ON_README) and runnable(block)
+]
+"""All other blocks with something to run, except for what other pages show of README.md."""
 
 
 @pytest.fixture
@@ -52,10 +135,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mmbuild "$@"\n')
     program.chmod(0o755)
-    (tmp_path / ".venv").mkdir()
+    for name in (".venv", "home"):
+        (tmp_path / name).mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(program.parent)
+    outside = ("MMBUILD_", "XDG_")  # where this machine's user keeps settings
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith(outside)},
+        "HOME": str(tmp_path / "home"),
         "PATH": f"{program.parent}:{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(TESTS)]),
         "MMBUILD_STORE": str(tmp_path / "store"),
@@ -66,7 +152,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def pattern(shown: str) -> re.Pattern[str]:
     """Matches the outputs that the lines on a page stand for; an empty line at the end of a block is layout."""
-    text = re.escape(without_volatile(shown))
+    text = re.escape(shown)
     text = re.sub(r"^\\\.\\\.\\\.\\\n", r"(.*\n)*?", text, flags=re.M)
     text = re.sub(r"^\\\.\\\.\\\.\Z", r"(.*\n)*.*", text, flags=re.M)
     return re.compile(text.replace(r"\.\.\.", ".*"))
@@ -75,6 +161,8 @@ def pattern(shown: str) -> re.Pattern[str]:
 HOST = (
     (r"\b\d+\.\d GB\b", "N GB"),
     (r"\b3\.\d+\.\d+$", "PYTHON"),
+    (r"\b\d+\.\d+\.\d+\+\w+", "TORCH"),
+    (r"\bavx\w+", "ISA"),
     (r"\b\d+\.\d min\b", "N s"),
     (r" {2,}", "  "),
 )
@@ -88,21 +176,18 @@ def without_host(text: str) -> str:
     return re.sub(r" +N s\b", " N s", without_volatile(text))
 
 
-def run_anywhere(block: Block, root: Path, environment: dict[str, str]) -> None:
-    """As :func:`run`, for commands that print what a machine has, or how long it took."""
-    for command, shown in session(block):
-        printed = without_host(completed(command, root, environment).replace(f"{root}/", ""))
-        assert pattern(without_host(shown).rstrip("\n")).fullmatch(printed.rstrip("\n")), (
-            f"$ {command}\n{printed}"
-        )
-
-
-def run(commands: Iterable[tuple[str, str]], root: Path, environment: dict[str, str]) -> None:
+def run(
+    commands: Iterable[tuple[str, str]],
+    root: Path,
+    environment: dict[str, str],
+    hide: Callable[[str], str] = without_volatile,
+) -> None:
+    """Run ``commands`` and compare what they print; ``hide`` replaces what is not compared."""
+    commands = list(commands)
+    silent = not any(shown for _, shown in commands)
     port = free_port()
     with ExitStack() as servers:
         for command, shown in commands:
-            if command in SKIPPED:
-                continue
             if command.startswith("mmbuild apply") and (root / "compiled").exists():
                 shutil.rmtree(
                     root / "store", ignore_errors=True
@@ -112,10 +197,16 @@ def run(commands: Iterable[tuple[str, str]], root: Path, environment: dict[str, 
                 line = f"exec {command} --port {port}"
                 printed = servers.enter_context(started(line, shown.count("\n"), root, environment))
             else:
-                printed = completed(command.replace(":8000", f":{port}"), root, environment)
-            printed = without_volatile(printed.replace(f"{root}/", "").replace(f":{port}", ":8000"))
+                typed = "".join(re.findall(r"^> (.*\n)", shown, re.M))
+                done = completed(command.replace(":8000", f":{port}"), root, environment, typed)
+                printed = done.stdout
+                if silent:
+                    assert done.returncode == 0, f"$ {command}\n{printed}"
+                    continue
+            printed = hide(printed.replace(f"{root}/", "").replace(f":{port}", ":8000"))
+            expected = hide(re.sub(r"^> .*\n", "", shown, flags=re.M))
             # What `curl` prints has no line end, and an empty line ends a block.
-            assert pattern(shown.rstrip("\n")).fullmatch(printed.rstrip("\n")), f"$ {command}\n{printed}"
+            assert pattern(expected.rstrip("\n")).fullmatch(printed.rstrip("\n")), f"$ {command}\n{printed}"
 
 
 def free_port() -> int:
@@ -123,19 +214,21 @@ def free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def completed(command: str, root: Path, environment: dict[str, str]) -> str:
-    """What a command prints."""
-    done = subprocess.run(
+def completed(
+    command: str, root: Path, environment: dict[str, str], typed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """What a command prints, with ``typed`` as its input."""
+    return subprocess.run(
         ["bash", "-c", command],
         cwd=root,
         env=environment,
+        input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=500,
         check=False,
     )
-    return done.stdout
 
 
 @contextmanager
@@ -157,17 +250,15 @@ def started(command: str, lines: int, root: Path, environment: dict[str, str]) -
             assert server.wait(60) == 0
 
 
-def console(page: Path) -> list[Block]:
-    return [block for block in blocks(page) if block.language == "console"]
+@pytest.mark.parametrize("block", PLAIN, ids=lambda block: block.name)
+def test_a_block(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
+    run(runnable(block), tmp_path, environment)
 
 
-@pytest.mark.parametrize(
-    "block",
-    [block for block in console(README) if not BUILDS.search(block.text)],
-    ids=lambda block: block.name,
-)
-def test_readme(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
-    run(session(block), tmp_path, environment)
+def test_skipped_commands_are_on_their_page() -> None:
+    shown = {(page_of(block), bare(command)) for block in BLOCKS for command, _ in session(block)}
+    listed = {(page, command) for page, commands in SKIPPED.items() for command in commands}
+    assert listed - shown == set()
 
 
 def test_the_recipe_of_the_readme_is_the_file_that_it_plans() -> None:
@@ -177,43 +268,27 @@ def test_the_recipe_of_the_readme_is_the_file_that_it_plans() -> None:
     assert f"$ mmbuild plan {REAL_RECIPE}\n" in README.read_text("utf-8")
 
 
-def test_the_first_page_of_the_documentation_shows_commands_of_the_readme() -> None:
-    (block,) = console(ROOT / "docs" / "README.md")
-    assert block.text in [shown.text for shown in console(README)]
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("serving.md", 2)])
+def test_the_first_blocks_of_other_pages_are_those_of_the_readme(page: str, count: int) -> None:
+    assert {block.text for block in console(ROOT / "docs" / page)[:count]} <= _ON_README
 
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_text("utf-8").splitlines()) < 120
 
 
-PLANS = [
-    block
-    for block in console(ROOT / "docs" / "ci.md")
-    if block.text.startswith(("$ mmbuild ci plan recipes/opt", "$ mmbuild ci run recipes/demo --shards 3"))
-]
-"""Blocks of docs/ci.md that only plan; the others need a CI service, a hub or a GPU."""
-
-
-@pytest.mark.parametrize("block", [*console(TROUBLESHOOTING), *PLANS], ids=lambda block: block.name)
-def test_pages_that_build_nothing(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
-    run(session(block), tmp_path, environment)
-
-
-REFUSED = [
-    block
-    for name, start in (("environments.md", "$ mmbuild doctor"), ("tensorrt-llm.md", "$ mmbuild apply"))
-    for block in console(ROOT / "docs" / name)
-    if block.text.startswith(start) and block.text.count("$ ") == 1
-]
-"""Blocks for TensorRT-LLM, which this machine must not have."""
-
-
 @pytest.mark.parametrize("block", REFUSED, ids=lambda block: block.name)
 def test_pages_about_tensorrt_llm_without_it(
     block: Block, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    hidden = {"MMBUILD_CONFIG": str(tmp_path / "config.yaml"), "CUDA_VISIBLE_DEVICES": ""}
-    run_anywhere(block, tmp_path, {**environment, **hidden})
+    run(session(block), tmp_path, {**environment, "CUDA_VISIBLE_DEVICES": ""}, without_host)
+
+
+def test_the_page_about_environments_configures_them(tmp_path: Path, environment: dict[str, str]) -> None:
+    (block,) = CONFIG
+    for path in re.findall(r"~/(\S+)", block.text):
+        (tmp_path / "home" / path).mkdir(parents=True)
+    run(runnable(block), tmp_path, environment)
 
 
 @pytest.mark.slow
@@ -221,32 +296,53 @@ def test_the_page_about_changes(tmp_path: Path, environment: dict[str, str]) -> 
     """With steps that take no time."""
     environment["MMBUILD_STEPS"] = "support.steps.recipe_steps:TABLE"
     apply, recipe = "mmbuild apply recipes/demo/llava-int4.yaml", "recipes/demo/llava.yaml"
-    why, _, history = console(CHANGES)
+    why, difference, history = CHANGES
     completed(apply, tmp_path, environment)
     completed(f"sed -i 's/max_batch_size: 4/max_batch_size: 3/' {recipe}", tmp_path, environment)
     run(session(why), tmp_path, environment)
     completed(apply, tmp_path, environment)
     completed(f"sed -i 's/max_batch_size: 3/max_batch_size: 4/' {recipe}; {apply}", tmp_path, environment)
-    run_anywhere(history, tmp_path, environment)
+    run(session(history), tmp_path, environment, without_host)
+    completed(f"{apply} --build-dir from-ci", tmp_path, environment)
+    run(session(difference), tmp_path, environment)
+
+
+@pytest.mark.slow
+def test_the_page_about_ci(tmp_path: Path, environment: dict[str, str]) -> None:
+    """With steps that take no time, in a repository."""
+    environment["MMBUILD_STEPS"] = "support.steps.recipe_steps:TABLE"
+    commit = "git add recipes examples && git -c user.name=A -c user.email=a@example.org commit -qm A"
+    made = completed(
+        f"git init -q . && {commit} && git update-ref refs/remotes/origin/main HEAD", tmp_path, environment
+    )
+    assert made.returncode == 0, made.stdout
+    (block,) = CI
+    run(runnable(block), tmp_path, environment)
+
+
+@pytest.mark.slow
+def test_the_page_about_clusters(tmp_path: Path, environment: dict[str, str]) -> None:
+    """With steps that take no time."""
+    (block,) = RAY
+    run(runnable(block), tmp_path, {**environment, "MMBUILD_STEPS": "support.steps.recipe_steps:TABLE"})
 
 
 @pytest.mark.slow
 def test_the_page_about_checkpoints(tmp_path: Path, environment: dict[str, str]) -> None:
-    (block,) = console(HAND_OVER)
-    run(session(block), tmp_path, environment)
+    (block,) = CHECKPOINTS
+    run(runnable(block), tmp_path, environment)
 
 
 def test_the_page_about_shared_stores_makes_a_key(tmp_path: Path, environment: dict[str, str]) -> None:
-    *_, block = console(ROOT / "docs" / "shared-store.md")
+    (block,) = KEYGEN
     ((command, shown),) = session(block)
     key = re.compile(r"^ed25519:[A-Za-z0-9+/]{43}=\n\Z", re.M)
-    printed = completed(
-        command, tmp_path, {**environment, "HOME": str(tmp_path)}
-    )  # in which there is no .config
+    printed = completed(command, tmp_path, environment).stdout
     assert key.match(shown)
     assert key.search(printed)
-    assert (tmp_path / ".config" / "mmbuild").stat().st_mode & 0o777 == 0o700
-    assert (tmp_path / ".config" / "mmbuild" / "signing.pem").stat().st_mode & 0o777 == 0o600
+    settings = tmp_path / "home" / ".config" / "mmbuild"
+    assert settings.stat().st_mode & 0o777 == 0o700
+    assert (settings / "signing.pem").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.slow
@@ -258,61 +354,50 @@ def test_the_page_about_shared_stores_publishes_and_pulls(
     environment["MMBUILD_STEPS"] = "support.steps.recipe_steps:TABLE"
     completed("mmbuild apply recipes/demo/llava.yaml", tmp_path, environment)
     environment["MMBUILD_REMOTE"] = f"file://{tmp_path / 'remote'}"
-    (block,) = (found for found in console(ROOT / "docs" / "shared-store.md") if "cache push" in found.text)
-    for command, _ in session(block):
-        printed = completed(f"{command}\n echo status $?", tmp_path, environment)
-        assert printed.endswith("status 0\n"), printed
+    (block,) = PUSH
+    run(runnable(block), tmp_path, environment)
     assert any(path.is_file() for path in (tmp_path / "remote").rglob("*"))
 
 
 def test_the_page_about_toolchains_writes_a_script(tmp_path: Path, environment: dict[str, str]) -> None:
-    (block,) = console(ROOT / "docs" / "toolchains.md")
-    (write, _), *uses = session(block)
-    assert completed(write, tmp_path, environment) == "wrote `llava-int4.sh`\n"
-    assert completed("bash -n llava-int4.sh && echo good", tmp_path, environment) == "good\n"
-    assert all("./llava-int4.sh" in command for command, _ in uses)
+    (block,) = SCRIPT
+    run(runnable(block), tmp_path, environment)
+    assert completed("bash -n llava-int4.sh && echo good", tmp_path, environment).stdout == "good\n"
+
+
+def link_engines(root: Path) -> None:
+    """Engines of the demo model in ``build/``, under the names that the demo recipes give them."""
+    (root / "build").mkdir()
+    for name, arguments in (("llava-shapes", ()), ("llava-shapes-int4", ("float32", "int4"))):
+        (root / "build" / name).symlink_to(demo_directory(*arguments))
 
 
 @pytest.mark.slow
 def test_the_page_about_gates_shows_the_rows_of_a_comparison(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    (tmp_path / "build").mkdir()
-    for name, arguments in (("llava-shapes", ()), ("llava-shapes-int4", ("float32", "int4"))):
-        (tmp_path / "build" / name).symlink_to(demo_directory(*arguments))
-    (block,) = console(ROOT / "docs" / "gates.md")
+    link_engines(tmp_path)
+    (block,) = GATES
     ((command, shown),) = session(block)
 
     def titles(text: str) -> list[str]:
         return [re.split(r" {2,}", line)[0] for line in text.splitlines()]
 
-    printed = titles(completed(command, tmp_path, environment))
+    printed = titles(completed(command, tmp_path, environment).stdout)
     assert {"family", "dtype", "quantization", "weights", "packages"} <= set(printed)
     # These engines were not built by an apply, and not measured.
     assert printed == [title for title in titles(shown) if title in printed]
 
 
-def test_the_page_about_serving_shows_commands_of_the_readme() -> None:
-    shown = [pair for block in console(README) for pair in session(block)]
-    first, second, _ = console(ROOT / "docs" / "serving.md")
-    commands = [command for command, _ in shown]
-    assert [command for command, _ in session(first)] == ["make demo", f"{SERVER} build/llava-shapes-int4"]
-    assert {command for command, _ in session(first)} <= set(commands)
-    assert session(second)[0] in shown
-
-
-def test_blocks_of_other_pages_are_found() -> None:
-    assert len(PLANS) == 2
-    assert len(REFUSED) == 2
-    assert len(console(TROUBLESHOOTING)) == 3
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [*EVAL, *CHAT, *COMPAT], ids=lambda block: block.name)
+def test_pages_that_use_an_engine(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
+    link_engines(tmp_path)
+    run(runnable(block), tmp_path, environment, without_host if block in COMPAT else without_volatile)
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize(
-    "chosen",
-    [[block for block in console(README) if BUILDS.search(block.text)], console(TUTORIAL)],
-    ids=["README.md", "tutorial.md"],
-)
+@pytest.mark.parametrize("chosen", [README_BUILDS, TUTORIAL], ids=["README.md", "tutorial.md"])
 def test_a_build_with_the_real_steps(
     chosen: list[Block],
     tmp_path: Path,
@@ -320,7 +405,7 @@ def test_a_build_with_the_real_steps(
     environment: dict[str, str],
 ) -> None:
     compiled_store(tmp_path_factory, tmp_path / "compiled")
-    run((pair for block in chosen for pair in session(block)), tmp_path, environment)
+    run((pair for block in chosen for pair in runnable(block)), tmp_path, environment)
 
 
 @pytest.mark.extended
@@ -334,23 +419,10 @@ def test_the_page_about_ranks(
     environment |= {"PATH": f"{environment['PATH']}:{installed}", **root}
     (program,) = (block.text for block in blocks(page) if block.text.startswith("# ask.py"))
     (tmp_path / "ask.py").write_text(program)
-    build, own = console(page)
-    run([pair for pair in session(build) if not pair[0].startswith("pip install")], tmp_path, environment)
+    build, own = RANKS
+    run(runnable(build), tmp_path, environment)
     run(
-        [(command.replace("python", sys.executable), shown) for command, shown in session(own)],
+        [(command.replace("python", sys.executable), shown) for command, shown in runnable(own)],
         tmp_path,
         environment,
     )
-
-
-@pytest.mark.slow
-def test_eval_page(tmp_path: Path, environment: dict[str, str]) -> None:
-    (tmp_path / "build").mkdir()
-    (tmp_path / "build" / "llava-shapes").symlink_to(demo_directory())
-    for block in console(EVAL):
-        run(session(block), tmp_path, environment)
-
-
-def test_skipped_commands_are_on_a_page() -> None:
-    shown = README.read_text("utf-8") + TUTORIAL.read_text("utf-8")
-    assert [command for command in SKIPPED if f"$ {command}\n" not in shown] == []

@@ -216,6 +216,19 @@ class Answering(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """How another program serves an engine.
+
+    Attributes:
+        command: The command that starts it.
+        remark: What the command sets differently from the recipe, and why; empty if nothing.
+    """
+
+    command: str
+    remark: str = ""
+
+
 class Runner(Protocol):
     """Runs a built engine. Output functions are passed as ``module:function`` names, because a multi-rank engine
     calls them in the process of rank 0."""
@@ -237,8 +250,8 @@ class Runner(Protocol):
         """Whether ``verify`` compares it with the original model and so needs the model's files."""
 
     @property
-    def own_server(self) -> str | None:
-        """Command that serves the engine; None: mmbuild loads it, as :class:`mmbuild.backends.torch.Engine`."""
+    def own_server(self) -> OwnServer | None:
+        """How the engine is served; None: mmbuild loads it, as :class:`mmbuild.backends.torch.Engine`."""
 
     def load(self) -> Answering:
         """The engine, loaded in this process or rank; only for engines that are compared."""

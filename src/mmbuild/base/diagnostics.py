@@ -162,8 +162,11 @@ def _window(item: Diagnostic, widest: int) -> tuple[str, str, int]:
     return left + part + right, before, max(1, min(width, len(part) - (column - start)))
 
 
-def render_json(diagnostics: Sequence[Diagnostic]) -> str:
-    """Format findings as a JSON document, ``{"version": 1, "diagnostics": [...]}``."""
+def render_json(diagnostics: Sequence[Diagnostic], *, indent: int | None = 2) -> str:
+    """Format findings as a JSON document, ``{"version": 1, "diagnostics": [...]}``.
+
+    It is one line if ``indent`` is None.
+    """
     rows = [
         {
             "code": item.code,
@@ -179,7 +182,7 @@ def render_json(diagnostics: Sequence[Diagnostic]) -> str:
         }
         for item in diagnostics
     ]
-    return json.dumps({"version": 1, "diagnostics": rows}, indent=2, ensure_ascii=False)
+    return json.dumps({"version": 1, "diagnostics": rows}, indent=indent, ensure_ascii=False)
 
 
 def render_github(diagnostics: Sequence[Diagnostic]) -> str:

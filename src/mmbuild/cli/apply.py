@@ -73,7 +73,7 @@ def command(
       mmbuild apply recipes/demo/llava-int4.yaml
       mmbuild apply recipes/*.yaml --set engine.quantization=int8 --keep-going
     """
-    from mmbuild.cli.plan_request import plan_request
+    from mmbuild.cli.plan_request import note_replaced, plan_request
     from mmbuild.core.graph.plan_file import looks_saved
 
     if dry_run and layout == "github":
@@ -94,6 +94,7 @@ def command(
         if layout == "github":
             github.report(planning.plan)
         return
+    note_replaced(planning.plan)
     from mmbuild.team.ci.summary import EventStats
 
     debug = bool(context.obj and context.obj.get("debug"))

@@ -75,6 +75,7 @@ def command(
       mmbuild ci run recipes --shards 4 --index 2
     """
     from mmbuild.cli.ci_plan import plan_and_warn
+    from mmbuild.cli.plan_request import note_replaced
     from mmbuild.core.store.layout import open_store
 
     _require_one_task(name, shards, index, times, save_times, as_json=as_json)
@@ -94,6 +95,7 @@ def command(
     if request.locked:
         _require_locked(planned, chosen, opened, request)
     plan = _plan(chosen.graphs, opened, build_dir)
+    note_replaced(plan)
     tally, result = _apply(plan, applied, debug=bool(context.obj and context.obj.get("debug")))
     if layout == "github":
         github.report(plan, tally, result, sorted(_files(planned, chosen)))

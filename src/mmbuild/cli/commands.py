@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mmbuild.base.diagnostics import FindingsError, render_json
 from mmbuild.cli.output import ResumableInterruptError, print_note
 from mmbuild.cli.verbosity import Verbosity, set_verbosity
 
@@ -98,13 +99,20 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See click; Ctrl-C says whether the command can be continued.
+        """See click; with ``--json``, findings that end the command are also printed as JSON.
+
+        Ctrl-C says whether the command can be continued.
 
         Raises:
             ResumableInterruptError: Ctrl-C in a command that resumes.
         """
         try:
             return super().invoke(ctx)
+        except FindingsError as error:
+            if ctx.params.get("as_json"):
+                # On one line, so that it also fits into the output of an apply.
+                click.echo(render_json(error.diagnostics, indent=None))
+            raise
         except KeyboardInterrupt as stop:
             if self.resumes:
                 raise ResumableInterruptError from stop

@@ -64,21 +64,18 @@ def command(
 def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     from mmbuild.api import plan_graphs
     from mmbuild.base import host
-    from mmbuild.base.diagnostics import render_text
     from mmbuild.base.status_line import working
-    from mmbuild.cli.output import print_status, use_color
+    from mmbuild.cli.output import print_findings
     from mmbuild.core.graph.plan import Verdict
     from mmbuild.core.store.layout import open_store
     from mmbuild.inspect.doctor.recipe_requirements import needs
-    from mmbuild.pipeline.load import load
+    from mmbuild.pipeline.load import load_valid
     from mmbuild.pipeline.planning import lower_all
     from mmbuild.pipeline.recipe_files import with_files
 
-    loaded = load(with_files(request))
+    loaded = load_valid(with_files(request))
     if loaded.diagnostics:
-        print_status(render_text(loaded.diagnostics, color=use_color()).rstrip())
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        sys.exit(1)
+        print_findings(loaded.diagnostics)
     opened = open_store(store)
     with working("planning"):
         plan = plan_graphs(lower_all(loaded.variants, opened, offline=request.offline), opened, build_dir)

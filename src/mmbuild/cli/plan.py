@@ -68,6 +68,7 @@ def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> N
     """Print a plan with its cost, as text or JSON; with ``explain``, first how derived numbers are computed."""
     from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import print_note
+    from mmbuild.cli.plan_request import note_replaced
     from mmbuild.cli.tables import print_folded
     from mmbuild.cli.verbosity import is_quiet
     from mmbuild.core.execution.resources import machine_cores, machine_memory
@@ -77,6 +78,7 @@ def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> N
 
     cache = load_cache(planning.plan.store)
     cost = cost_of(planning.plan, cache, machine_cores())
+    note_replaced(planning.plan)
     if as_json:
         from mmbuild.core.graph.serialize import plan_to_json
 

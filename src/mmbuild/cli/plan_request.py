@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.status_line import working
+from mmbuild.base.terminal_text import one_line
 from mmbuild.cli.output import print_note
 from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan
@@ -72,6 +73,16 @@ def _planned(request: PlanOptions, store: Store, build_dir: Path, builds: bool) 
 def _is_sound(plan: Plan) -> bool:
     """Whether the keys of all actions to run match their content; others cost nothing and need no check."""
     return all(is_sound(planned.action) for planned in plan.actions if planned.record is None)
+
+
+def note_replaced(plan: Plan) -> None:
+    """Print a note for each engine directory that an apply replaces and that another recipe file has filled."""
+    for build in plan.builds:
+        if build.replaces:
+            print_note(
+                f"note: `{build.directory.parent.name}/{build.recipe}` was built from `{one_line(build.replaces)}`; "
+                f"an apply replaces it with the engine of `{one_line(build.file)}`"
+            )
 
 
 def plan_again(saved: Mapping[str, Any], *, builds: bool) -> Planning:

@@ -138,7 +138,11 @@ def lower_all(
         context = PlanContext(effective, digest, offline, pins)
         graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
     return tuple(
-        replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph
+        replace(
+            graph,
+            settings={} if variant.node is None else explicit_values(variant.node),
+            file=os.path.relpath(os.path.normpath(variant.path.absolute()), variant.root),
+        )
         for graph, variant in zip(graphs, variants, strict=True)
     )
 

@@ -26,7 +26,7 @@ STEPS: Mapping[str, StepSpec] = {
         # Backend hf: the weights, the files next to them, and the card.
         StepSpec("hf_weights", "2", "mmbuild.steps.hf_weights:run", _TORCH),
         StepSpec("hf_model", "1", "mmbuild.steps.hf_model:run"),
-        StepSpec("hf_card", "2", "mmbuild.steps.hf_card:run"),
+        StepSpec("hf_card", "3", "mmbuild.steps.hf_card:run"),
         # Backend tensorrt-llm: one step for all commands; upstream's runner needs more files next to its engines.
         StepSpec("toolchain", "1", "mmbuild.steps.run_toolchain:run", backend=_TENSORRT_LLM),
         StepSpec("toolchain_engine", "2", "mmbuild.steps.assemble_toolchain:run", backend=_TENSORRT_LLM),

@@ -9,6 +9,8 @@ import subprocess
 import pytest
 import yaml
 
+from mmbuild.backends.engine_dir.description import read
+from mmbuild.backends.hf import card
 from mmbuild.cli import main
 from mmbuild.inspect.compare_builds import compare
 from support.engines.loaded import demo_directory
@@ -234,6 +236,45 @@ def test_the_script_serves_what_is_named(project, capsys, tmp_path):
     )
     assert served("sglang", "stars").stdout.startswith("python -m sglang.launch_server --model-path stars")
     assert served("vllm", "moon").returncode == 2
+
+
+FLOAT32 = (
+    "`--dtype float16` instead of the recipe's float32: kernels of vLLM 0.26 for quantized layers take float16 or "
+    "bfloat16"
+)
+
+
+@pytest.mark.usefixtures("project")
+def test_the_script_of_a_quantized_float32_recipe_says_in_which_dtype_it_is_served(capsys):
+    for dtype, quantization, served, remarks in (
+        ("float32", "int4", "float16", 2),
+        ("float32", "none", "float32", 0),
+        ("bfloat16", "int4", "bfloat16", 0),
+    ):
+        chosen = ("--set", f"engine.dtype={dtype}", "--set", f"engine.quantization={quantization}")
+        status, out, err = run(capsys, "script", "stars.yaml", *chosen)
+        assert status == 0, err
+        assert out.count(f" --dtype {served} ") == 2, out
+        assert out.count("    # `--dtype float16` instead of the recipe's float32") == remarks
+        assert (f"    # {FLOAT32}\n    exec vllm serve" in out) == (remarks > 0)
+
+
+def test_serve_of_a_quantized_float32_checkpoint_prints_a_command_that_works(capsys):
+    status, _, err = run(capsys, "serve", checkpoint("llava", "int4"), "--no-check")
+    assert status == 2
+    assert " --dtype float16 " in err
+    assert f"where that server is installed; {FLOAT32}\n" in err
+    status, _, err = run(capsys, "serve", checkpoint("llava", "none"), "--no-check")
+    assert " --dtype float32 " in err
+    assert err.endswith("where that server is installed\n")
+
+
+@pytest.mark.parametrize(("algorithm", "count"), [("int4", 1), ("none", 0)])
+def test_the_card_of_a_float32_checkpoint_says_in_which_dtype_it_is_served(algorithm, count):
+    described = read(checkpoint("llava", algorithm))
+    text = card.text(card.Card("stars", "model", None, algorithm, None, {}, described, (), None))
+    assert text.count(f"# {FLOAT32}\nvllm serve . --dtype float16 ") == count
+    assert text.count("--dtype float32") == 2 - 2 * count
 
 
 @pytest.mark.usefixtures("project")

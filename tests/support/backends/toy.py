@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.backends.base import Answer, Answers, Requirements, present
+from mmbuild.backends.base import Answer, Answers, OwnServer, Requirements, present
 from mmbuild.backends.engine_dir.description import Description, write
 from mmbuild.backends.lowering.downloads import download
 from mmbuild.base.checks import Check, Group
@@ -92,7 +92,7 @@ class ToyRunner:
     verify_options = frozenset(())
     has_own_question = False
     compares = False
-    own_server = "toy-serve"
+    own_server = OwnServer("toy-serve")
 
     def load(self):
         raise AssertionError("toys are not compared")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild._version import __version__
+from mmbuild.backends.base import OwnServer
 from mmbuild.backends.engine_dir.description import Description
-from mmbuild.backends.hf.commands import sglang, vllm
+from mmbuild.backends.hf.commands import SERVERS, own_server
 from mmbuild.backends.hf.forms import FORMAT_VERSION, FORMS
 from mmbuild.base.formatting import size_text
 from mmbuild.evaluation.gates import QUANTITIES, gate_verdicts, measure_quantities, number
@@ -124,17 +125,23 @@ def _gate(verdict: Mapping[str, Any] | None, name: str) -> str:
 
 
 def _serving(card: Card) -> list[str]:
-    numbers = card.description.llm["serving"]
+    form, numbers = FORMS.get(card.algorithm), card.description.llm["serving"]
+    servers = [own_server(name, numbers, ".", form) for name in SERVERS]
     return [
         "## Use",
         "",
         "In this directory; mmbuild wrote these commands for vLLM 0.26 and SGLang 0.5, and did not run them:",
         "",
         "```",
-        vllm(numbers, "."),
-        sglang(numbers, "."),
+        *(line for server in servers for line in _commented(server)),
         "```",
     ]
+
+
+def _commented(server: OwnServer) -> Iterator[str]:
+    if server.remark:
+        yield f"# {server.remark}"
+    yield server.command
 
 
 def _files(card: Card) -> Iterator[str]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbuild._version import __version__
-from mmbuild.backends.hf.consumers.load import consumer
+from mmbuild.backends.base import OwnServer
+from mmbuild.backends.hf.consumers.load import Consumer, consumer
+from mmbuild.backends.hf.forms import FORMS, Form
 from mmbuild.base.shell import line
 from mmbuild.schema.resolved import ResolvedRecipe
 
@@ -61,6 +63,31 @@ SERVERS: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {"vllm": vllm, 
 """What writes a server's command, by the server's name in recipes."""
 
 
+def own_server(server: str, numbers: Mapping[str, Any], directory: str, form: Form | None) -> OwnServer:
+    """The command of one of :data:`SERVERS` for a checkpoint, in a number format that its kernels take.
+
+    Args:
+        server: The server's name in recipes.
+        numbers: From :func:`serving`.
+        directory: The checkpoint.
+        form: How its layers are stored; None: unquantized.
+    """
+    dtype, remark = _dtype(consumer(server), numbers["dtype"], form)
+    return OwnServer(SERVERS[server]({**numbers, "dtype": dtype}, directory), remark)
+
+
+def _dtype(program: Consumer, dtype: str, form: Form | None) -> tuple[str, str]:
+    """``dtype``, or one that kernels of ``program`` for ``form`` take, with the reason."""
+    kernels = program.kernels.get(form.format, ()) if form is not None else ()
+    taken = [name for kernel in kernels for name in kernel.dtypes]
+    if not taken or dtype in taken:
+        return dtype, ""
+    return taken[0], (
+        f"`--dtype {taken[0]}` instead of the recipe's {dtype}: kernels of {program.title} {program.version} "
+        f"for quantized layers take {' or '.join(dict.fromkeys(taken))}"
+    )
+
+
 def script(variants: Sequence[ResolvedRecipe]) -> str:
     """A bash script that serves one of ``variants``: ``SCRIPT [SERVER [NAME]]``, the first of each if not given."""
     served = list(_served(variants))
@@ -74,15 +101,17 @@ def script(variants: Sequence[ResolvedRecipe]) -> str:
         'cd "${MMBUILD_BUILD_DIR:-build}"',
         f'case "${{1:-{served[0][0]}}} ${{2:-{served[0][1]}}}" in',
     ]
-    for server, name, command in served:
-        lines += [f'  "{server} {name}")', f"    exec {command}", "    ;;"]
+    for server, name, own in served:
+        remark = [f"    # {own.remark}"] if own.remark else []
+        lines += [f'  "{server} {name}")', *remark, f"    exec {own.command}", "    ;;"]
     lines += ["  *)", '    echo "no such server or checkpoint: $*" >&2', "    exit 2", "    ;;", "esac"]
     return "\n".join(lines) + "\n"
 
 
-def _served(variants: Sequence[ResolvedRecipe]) -> Iterator[tuple[str, str, str]]:
+def _served(variants: Sequence[ResolvedRecipe]) -> Iterator[tuple[str, str, OwnServer]]:
     """Server, name and command of each variant, for servers that have its family."""
     for variant in variants:
-        for server, command in SERVERS.items():
+        form = FORMS.get(str(variant.recipe.engine.quantization.algorithm))
+        for server in SERVERS:
             if str(variant.recipe.model.family) in consumer(server).families:
-                yield server, variant.name, command(serving(variant), variant.name)
+                yield server, variant.name, own_server(server, serving(variant), variant.name, form)

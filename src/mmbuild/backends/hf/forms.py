@@ -102,6 +102,11 @@ def quant_algo(algorithm: str) -> str | None:
     return None if form is None else form.quant_algo
 
 
+def form_of(quant_algo: str | None) -> Form | None:
+    """The form with that name in ``engine.json``; None if nothing is quantized."""
+    return next((form for form in FORMS.values() if form.quant_algo == quant_algo), None)
+
+
 def quantization_config(
     form: Form, group_size: int | None, targets: Sequence[str], ignore: Sequence[str]
 ) -> dict[str, Any]:

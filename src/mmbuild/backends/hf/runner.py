@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
+from mmbuild.backends.base import Answer, Answers, OwnServer, RunRequest, VerifyRequest, present
 from mmbuild.base.entries import load_entry
 from mmbuild.base.status_line import working
 
@@ -40,11 +40,13 @@ class HfRunner:
     compares: bool = True
 
     @property
-    def own_server(self) -> str:
+    def own_server(self) -> OwnServer:
         """vLLM, with the recipe's numbers."""
-        from mmbuild.backends.hf.commands import vllm
+        from mmbuild.backends.hf.commands import own_server
+        from mmbuild.backends.hf.forms import form_of
 
-        return vllm(self.description.llm["serving"], str(self.build))
+        llm = self.description.llm
+        return own_server("vllm", llm["serving"], str(self.build), form_of(llm["quant_algo"]))
 
     def load(self) -> HfEngine:
         """See :class:`mmbuild.backends.hf.engine.HfEngine`.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
+from mmbuild.backends.base import Answer, Answers, OwnServer, RunRequest, VerifyRequest, present
 from mmbuild.backends.torch.request_limits import require_possible
 from mmbuild.base.optional_packages import require
 from mmbuild.base.status_line import working
@@ -33,7 +33,7 @@ class TorchRunner:
     verify_options: frozenset[str] | None = None
     has_own_question: bool = False
     compares: bool = True
-    own_server: str | None = None
+    own_server: OwnServer | None = None
 
     def load(self) -> Engine:
         """See :meth:`mmbuild.backends.torch.engine.Engine.load`."""

@@ -28,10 +28,18 @@ from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.materialize import materialize
-from mmbuild.core.store.named_builds import Laid, Root, before, read_root, root_path, scan_files, write_root
+from mmbuild.core.store.named_builds import (
+    MANIFEST,
+    Laid,
+    Root,
+    before,
+    read_root,
+    root_path,
+    scan_files,
+    write_root,
+)
 from mmbuild.core.store.record_fields import INNER_PATH, list_of
 
-MANIFEST = "manifest.json"
 SCHEMA = 1
 REPORTS = frozenset({"report.json", "report.html"})
 """Files that ``mmbuild verify`` adds to an engine directory. They are about the engine that was there."""
@@ -142,6 +150,7 @@ def _manifest_of(
         "schema": SCHEMA,
         "made_by": {"mmbuild": __version__},
         "recipe": build.recipe,
+        "recipe_file": build.file,
         "settings": dict(build.settings),
         "host": dict(host),
         "actions": [_action_facts(action, records[action.definition_key], records) for action in actions],

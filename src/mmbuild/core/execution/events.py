@@ -22,7 +22,7 @@ _PROGRESS_SECONDS = 0.5
 class EventKind(StrEnum):
     """Kinds of events with the fields of their ``data``."""
 
-    PLAN = "plan"  # hash, run, restore, unknown, up_to_date: counts
+    PLAN = "plan"  # hash, run, restore, unknown, up_to_date: counts; replaces: recipe files
     WAITING = "waiting"  # why: another process builds the same action
     STARTED = "started"  # step, reason, cores, gpus, log
     PROGRESS = "progress"  # message, fraction (0 to 1), done, total, unit, skipped; null if unknown

@@ -161,6 +161,7 @@ def _counts(plan: Plan) -> dict[str, Any]:
         "unknown": plan.count(Verdict.UNKNOWN),
         "restore": plan.count(Verdict.RESTORE),
         "up_to_date": plan.count(Verdict.UP_TO_DATE),
+        "replaces": {build.recipe: build.replaces for build in plan.builds if build.replaces},
     }
 
 

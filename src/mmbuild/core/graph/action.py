@@ -78,9 +78,11 @@ class RecipeGraph:
         actions: All actions, producers before consumers.
         engine: Definition key of the assemble action; empty for a graph that fills no engine directory.
         settings: The variant's explicit recipe values by dotted key; part of no key, recorded with the build.
+        file: The recipe file, relative to the root of its project; likewise.
     """
 
     recipe: str
     actions: tuple[Action, ...]
     engine: str
     settings: Mapping[str, Json] = field(default_factory=dict, compare=False)
+    file: str = field(default="", compare=False)

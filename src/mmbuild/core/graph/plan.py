@@ -54,6 +54,8 @@ class Build:
         actions: Definition key by label, producers first.
         intact: Whether the directory is unchanged since it was last installed, by stat.
         settings: The variant's explicit recipe values by dotted key.
+        file: The recipe file, relative to the root of its project; empty if unknown.
+        replaces: The recipe file of the engine that an apply replaces, if it is another one; else empty.
     """
 
     recipe: str
@@ -62,6 +64,8 @@ class Build:
     actions: Mapping[str, str]
     intact: bool = False
     settings: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
+    file: str = field(default="", compare=False)
+    replaces: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ def graphs_of(plan: Plan) -> list[RecipeGraph]:
             tuple(replace(actions[key], label=label) for label, key in build.actions.items()),
             build.targets[""],
             build.settings,
+            build.file,
         )
         for build in plan.builds
     ]

@@ -8,6 +8,7 @@ appeared after planning. Planning reads the journal and the stat of files in bui
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
@@ -18,7 +19,7 @@ from mmbuild.core.graph.remote_lookup import FindRemote
 from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.build_check import has_no_digests, intact
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.named_builds import Root, read_root
+from mmbuild.core.store.named_builds import Root, read_root, recipe_file
 
 Explain = Callable[[Action, str | None], str]
 """``explain(action, key)``: why ``action`` runs; ``key`` is the definition key last built for its label, or None."""
@@ -50,7 +51,10 @@ def make_plan(
         return explain(action, last.get(action.label))
 
     actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
-    return Plan(actions, builds, store, state.remote)
+    replacing = tuple(
+        replace(build, replaces=_replaced_file(build, roots[build.recipe], state)) for build in builds
+    )
+    return Plan(actions, replacing, store, state.remote)
 
 
 def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, ...]]]:
@@ -89,7 +93,9 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None, store: Store)
             targets[action.step.removeprefix("toolchain_")] = action.definition_key
     labels = {action.label: action.definition_key for action in graph.actions}
     unchanged = root is not None and intact(store, root)
-    return Build(graph.recipe, build_dir / graph.recipe, targets, labels, unchanged, graph.settings)
+    return Build(
+        graph.recipe, build_dir / graph.recipe, targets, labels, unchanged, graph.settings, graph.file
+    )
 
 
 def _required_restores(
@@ -121,6 +127,16 @@ def _restore_reason(build: Build, root: Root | None, place: str, digest: str) ->
     if not build.intact:
         return f"`{name}` is missing or was changed"
     return None
+
+
+def _replaced_file(build: Build, root: Root | None, state: PlanningState) -> str:
+    """The recipe file that the engine directory was built from, if apply replaces it from another one; else ""."""
+    kept = all(
+        key in state.records and _restore_reason(build, root, place, state.records[key].digest) is None
+        for place, key in build.targets.items()
+    )
+    file = "" if kept else recipe_file(build.directory)
+    return file if build.file and file != build.file else ""
 
 
 def last_definitions(cache: ActionCache, roots: Iterable[Root | None]) -> dict[str, str]:

@@ -22,6 +22,7 @@ def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:
         "recipe": graph.recipe,
         "engine": graph.engine,
         "settings": _plain(graph.settings),
+        "file": graph.file,
         "actions": [_action_to_json(action) for action in graph.actions],
     }
 
@@ -35,7 +36,7 @@ def graph_from_json(data: Mapping[str, Any]) -> RecipeGraph:
     actions = tuple(
         Action(**{**item, "resources": Resources(*item["resources"])}) for item in data["actions"]
     )
-    return RecipeGraph(data["recipe"], actions, data["engine"], data["settings"])
+    return RecipeGraph(data["recipe"], actions, data["engine"], data["settings"], data["file"])
 
 
 def plan_to_json(
@@ -43,9 +44,9 @@ def plan_to_json(
 ) -> dict[str, Any]:
     """The versioned form, and ``more`` fields.
 
-    ``{"schema", "kind": "plan", "mmbuild", "hash", "request", "builds": [{"recipe", "directory", "targets"}],
-    "actions": [{"label", "step", "recipes", "verdict", "reason", "definition_key", "artifact", "inputs",
-    "params", "target", "toolchain", "sources", "resources"}]}``
+    ``{"schema", "kind": "plan", "mmbuild", "hash", "request", "builds": [{"recipe", "directory", "targets",
+    "recipe_file", "replaces"}], "actions": [{"label", "step", "recipes", "verdict", "reason", "definition_key",
+    "artifact", "inputs", "params", "target", "toolchain", "sources", "resources"}]}``
     """
     return {
         "schema": PLAN_SCHEMA,
@@ -95,7 +96,13 @@ def _planned_to_json(planned: PlannedAction) -> dict[str, Any]:
 
 
 def _build_to_json(build: Build) -> dict[str, Any]:
-    return {"recipe": build.recipe, "directory": str(build.directory), "targets": dict(build.targets)}
+    return {
+        "recipe": build.recipe,
+        "directory": str(build.directory),
+        "targets": dict(build.targets),
+        "recipe_file": build.file,
+        "replaces": build.replaces or None,
+    }
 
 
 def _plain(value: Any) -> Any:

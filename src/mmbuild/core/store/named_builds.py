@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.files import FileRefusedError, read_object
-from mmbuild.base.limits import STORE_NOTE
+from mmbuild.base.limits import ENGINE_MANIFEST, STORE_NOTE
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.layout import Store
@@ -31,6 +31,9 @@ from mmbuild.core.store.record_fields import (
 
 if TYPE_CHECKING:
     from mmbuild.core.store.manifest import Seen
+
+MANIFEST = "manifest.json"
+"""File of an engine directory that says what it was built from."""
 
 Laid = tuple[Any, ...]
 """(inode, size, mtime_ns, ctime_ns, content) of an installed file: see
@@ -105,6 +108,15 @@ def read_root(store: Store, directory: Path | str) -> Root | None:
     path = root_path(store, directory)
     root = _parse(path)
     return root if root is not None and root.directory == str(directory) else None
+
+
+def recipe_file(directory: Path) -> str:
+    """Return the recipe file in the manifest of an engine directory; empty if it is unknown."""
+    try:
+        file = read_object(directory / MANIFEST, ENGINE_MANIFEST).get("recipe_file")
+    except (OSError, FileRefusedError):
+        return ""
+    return file if isinstance(file, str) else ""
 
 
 def all_roots(store: Store) -> list[Root]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.backends.base import Answer, Answering, Answers, RunRequest, VerifyRequest, present
+from mmbuild.backends.base import Answer, Answering, Answers, OwnServer, RunRequest, VerifyRequest, present
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, InferenceResult, infer
 from mmbuild.backends.tensorrt_llm.toolchains.model import Mode
@@ -35,9 +35,9 @@ class UpstreamRunner:
     compares: bool = False
 
     @property
-    def own_server(self) -> str:
+    def own_server(self) -> OwnServer:
         """TensorRT-LLM's."""
-        return f"trtllm-serve serve {self.build}"
+        return OwnServer(f"trtllm-serve serve {self.build}")
 
     def load(self) -> Answering:
         """Not possible: upstream's runner is a program.
