@@ -9,6 +9,8 @@ from mmbuild.base.limits import DATA_BYTES, DATA_LINES, DIGITS, ENTRIES, LIMITS,
 from mmbuild.models import image_headers, images
 from mmbuild.schema.files import MAX_CHAIN
 from mmbuild.schema.matrix import MAX_VARIANTS
+from mmbuild.serving.pictures import REQUEST_PIXELS
+from mmbuild.serving.protocol import MOST_TEXT
 
 _HEAD = """\
 # Limits
@@ -72,6 +74,16 @@ def _others() -> Iterator[tuple[str, str, str]]:
         f"{images.PIXELS:,}",
         "a phone camera has 50 million; each takes 12 bytes during conversion. Half of that with transparency, "
         "a third with 16 bits",
+    )
+    yield (
+        "Characters of text in a request to the server",
+        f"{MOST_TEXT:,}",
+        "a context of 128,000 tokens has half as many",
+    )
+    yield (
+        "Pixels of all pictures in a request to the server",
+        f"{REQUEST_PIXELS:,}",
+        "they are in memory at the same time; ten pictures of a phone",
     )
     yield (
         "Pixels after the model's resize",

@@ -99,6 +99,8 @@ def test_a_key_is_sent_and_not_kept(server, capsys, tmp_path):
         (["x", "--timeout", "1"], "`--timeout` is an option for a server"),
         (["x", "--api-key-file", "k"], "`--api-key-file` is an option for a server"),
         (["--url", "nowhere"], "not the URL of a server"),
+        (["--url", "http://."], "not the URL of a server"),
+        (["--url", f"http://{'a' * 64}.b"], "not the URL of a server"),
         (["--url", "http://a", "--clients", "0"], "`0` in `0` is not a positive whole number"),
         (["--url", "http://a", "--rate", "1,x"], "`x` in `1,x` is not a positive number"),
         (["--url", "http://a", "-o", "missing/a.json"], "`missing` is not a directory"),

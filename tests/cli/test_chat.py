@@ -63,6 +63,17 @@ def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(capsys, monkey
     assert captured.err.count("/image FILE") == 2, "help at the start and after what is unknown"
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "100000"])
+def test_more_tokens_than_the_engine_gives_are_refused_before_it_is_loaded(
+    capsys, monkeypatch, count
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("what colour ?\n"))
+    assert main(["chat", str(demo_directory()), "--max-new-tokens", count]) == 1
+    reported = capsys.readouterr().err
+    assert "[MM515]" in reported
+    assert "loading" not in reported
+
+
 def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(capsys, monkeypatch) -> None:
     def interrupted(*_):
         yield "there"

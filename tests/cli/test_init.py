@@ -378,3 +378,46 @@ def test_a_hub_that_cannot_be_reached_is_one_message(room: Path) -> None:
         "hint: check the network and HF_ENDPOINT, then try again; "
         "`--offline` plans without the hub; or name a local directory\n"
     )
+
+
+@pytest.mark.parametrize("memory", ["nan", "inf", "1e300", "0"])
+def test_memory_that_no_machine_has_is_refused(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("model", "--memory", memory) == 2
+    assert "--memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a\nname: b", "a\tb", "a\x1b[31mb", "a\u2028b"])
+def test_a_directory_whose_name_would_break_the_recipe_is_refused(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(MODELS / "llava-shapes", name)
+    assert init(f"./{name}", "-o", "-") == 1
+    monkeypatch.chdir(name)
+    assert init(".", "-o", "-") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("contains a control character") == 2
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../b", "a/b", "a\nb", "ü", "-a", "x" * 101])
+def test_a_name_that_no_build_can_have_is_refused(
+    name: str, room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(MODELS / "llava-shapes", "m")
+    assert init("./m", "--name", name, "-o", "-") == 2
+    assert init("./m", "--name", name) == 2
+    assert "--name" in capsys.readouterr().err
+    assert {path.name for path in room.iterdir()} == {".git", "m"}
+    assert not list(room.parent.glob("*.yaml"))
+
+
+def test_a_directory_has_no_revision(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(MODELS / "llava-shapes", "m")
+    assert init("./m", "--revision", "main") == 2
+    assert "is for models on the hub" in capsys.readouterr().err
+
+
+def test_the_next_command_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(MODELS / "llava-shapes", "m")
+    assert init("./m", "-o", "my $recipe.yaml") == 0
+    assert 'plan "my \\$recipe.yaml"' in capsys.readouterr().err

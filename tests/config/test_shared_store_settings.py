@@ -63,6 +63,20 @@ def test_invalid_variables_are_reported(config, monkeypatch, name, value):
     assert caught.value.code == "MM820"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "s3://[x", "http://host:abc/x", "http://host:99999", "http://host:0"]
+)
+def test_a_url_without_host_or_port_is_reported_wherever_it_is_from(config, monkeypatch, url):
+    monkeypatch.delenv("MMBUILD_REMOTE", raising=False)
+    config.write_text(f"store: {{remote: '{url}'}}")
+    for given in (None, url.replace("://", "://me:hunter22@") + "?token=abcdef123"):
+        with pytest.raises(MmbuildError, match="is not a shared store URL") as caught:
+            settings(given)
+        assert caught.value.code == "MM820"
+        assert "hunter22" not in caught.value.message
+        assert "abcdef123" not in caught.value.message
+
+
 def test_options_may_name_variables(config, monkeypatch):
     config.write_text("store: {remote: 's3://b', options: {a: {b: ['x-${MINE}']}}}")
     with pytest.raises(MmbuildError, match="`MINE`, which is not set"):

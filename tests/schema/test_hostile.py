@@ -367,3 +367,15 @@ def test_a_template_takes_little_time_and_memory(text: str) -> None:
     with pytest.raises(TemplateError):
         render(text + "{{ raise_exception('end') }}", [{"role": "user", "content": "a"}], special_tokens={})
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("place", ["directory", "file"])
+def test_a_path_that_is_not_utf8_is_found_while_validating(tmp_path: Path, place: str) -> None:
+    directory = tmp_path / ("a\udcff" if place == "directory" else "a")
+    directory.mkdir()
+    path = write_project(directory)
+    if place == "file":
+        path = path.rename(directory / "a\udcff.yaml")
+    found = only(load_recipes([path]))
+    assert found.code == "MM100"
+    assert "\\udcff" in render_text([found])

@@ -142,7 +142,7 @@ def test_a_vila_directory_without_its_tower_is_reported(tmp_path: Path) -> None:
     for name in ("llm", "mm_projector"):
         (tmp_path / "model" / name).mkdir(parents=True)
         (tmp_path / "model" / name / "config.json").write_text('{"eos_token_id": 2}')
-        (tmp_path / "model" / name / "pytorch_model.bin").touch()
+        (tmp_path / "model" / name / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     found = only(load(tmp_path, recipe, config=config))
     assert (found.code, pointed(found)) == ("MM417", "model")
     assert "vision_tower/config.json" in found.message
@@ -151,7 +151,7 @@ def test_a_vila_directory_without_its_tower_is_reported(tmp_path: Path) -> None:
     found = only(load(tmp_path, recipe, config=config))
     assert (found.code, pointed(found)) == ("MM417", "model")
     assert "weights in `vision_tower/`" in found.message
-    (tmp_path / "model" / "vision_tower" / "pytorch_model.bin").touch()
+    (tmp_path / "model" / "vision_tower" / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     assert codes(load(tmp_path, recipe, config=config)) == []
 
 

@@ -307,6 +307,28 @@ def test_half_a_head_is_given_up(engine, monkeypatch) -> None:
         assert connection.recv(4000) == b""
 
 
+@pytest.mark.parametrize(
+    "first", ["GET /health HTTP/1.1\nHost: x\n\n", post(b"{}", length=2) + "{}", post(b"", length=10_000)]
+)
+def test_half_a_second_head_is_given_up(engine, monkeypatch, first) -> None:
+    monkeypatch.setattr("mmbuild.serving.http.HEADER_SECONDS", 0.2)
+    limits = Limits(body_bytes=1000)
+    with served(engine, limits=limits) as running, connect(running, first) as connection:
+        assert connection.recv(4000).startswith(b"HTTP/1.1 ")
+        connection.sendall(b"G")
+        while connection.recv(4000):  # to its end: one byte of the next request does not keep the connection
+            pass
+
+
+def test_a_second_request_on_a_connection_has_its_time(engine, monkeypatch) -> None:
+    monkeypatch.setattr("mmbuild.serving.http.HEADER_SECONDS", 0.2)
+    engine.session.gate.clear()
+    with served(engine) as running, running.client() as client:
+        assert client.get("/health").status_code == 200
+        threading.Timer(0.4, engine.session.gate.set).start()
+        assert client.post(CHAT, json=question(1)).status_code == 200
+
+
 def test_a_client_that_does_not_read_is_given_up(engine) -> None:
     engine.config.max_output_len = 100_000
     engine.decoded = lambda ids: "x" * 50_000 * len(ids)

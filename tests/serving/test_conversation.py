@@ -81,3 +81,16 @@ def test_it_is_saved_as_messages(engine, tmp_path) -> None:
     assert [part["type"] for part in asked["content"]] == ["image_url", "text"]
     assert asked["content"][0]["image_url"]["url"] == str(PICTURE)
     assert (answered["role"], answered["content"][0]["text"]) == ("assistant", words(5))
+
+
+def test_bytes_that_are_no_text_are_refused_and_can_be_saved_in_a_path(engine, tmp_path) -> None:
+    talk = Conversation()
+    talk.say("user", "a\udcff")
+    with pytest.raises(EngineError, match="not Unicode text") as refused:
+        talk.request(engine)
+    assert refused.value.code == "MM785"
+    talk.take_back()
+    talk.say("user", "1", [Path("a\udcff.png")])
+    talk.save(tmp_path / "talk.json")
+    [saved] = json.loads((tmp_path / "talk.json").read_text())
+    assert saved["content"][0]["image_url"]["url"] == "a\udcff.png"

@@ -6,11 +6,13 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.engine_loop import EngineLoop
 from mmbuild.serving.jobs import Done, Failed, Piece
+from mmbuild.serving.sequence import AnswerState
 from support.serving.fakes import END, Asked, FakeEngine
 
 
@@ -207,6 +209,16 @@ def test_log_probabilities_of_the_most_likely_tokens(loop) -> None:
     assert value.top[0] == (4, value.logprob)
     assert len(value.top) == 2
     assert -0.001 < value.logprob <= 0
+
+
+def test_log_probabilities_are_finite_and_no_more_than_there_are_tokens() -> None:
+    job = Asked(3, tokens=1, logprobs=20).job
+    job = replace(job, stopping=replace(job.stopping, suppressed_token_ids=(0, 1, 3)))
+    state = AnswerState(job, [3], "cpu", str)
+    shaped = state.shaped(torch.zeros(1, 4))
+    [value], _ = state.take(2, shaped)
+    assert (value.token, value.logprob) == (2, 0.0)
+    assert sorted(value.top) == [(0, -9999.0), (1, -9999.0), (2, 0.0), (3, -9999.0)]
 
 
 def test_a_cancelled_request_frees_its_slot(engine, loop) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from PIL import Image
 
+from mmbuild.models.images import open_picture
 from mmbuild.serving.errors import ProtocolError
-from mmbuild.serving.pictures import PicturePolicy, read_picture
+from mmbuild.serving.pictures import PicturePolicy, open_pictures, read_picture, require_count
 
 CONTENT = b"\x89PNG not really" * 10
 
@@ -60,7 +63,10 @@ def policy(*, private: bool = True, **fields) -> PicturePolicy:
     )
 
 
-@pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:;base64,", "data:image/png;x=y;BASE64,"])
+@pytest.mark.parametrize(
+    "head",
+    ["data:image/png;base64,", "DATA:;base64,", "data:image/png;x=y;BASE64,", "data:image/png; base64 ,"],
+)
 def test_data_urls(head) -> None:
     assert read_picture(head + base64.b64encode(CONTENT).decode(), PicturePolicy(), "") == CONTENT
 
@@ -103,3 +109,36 @@ def test_a_picture_without_an_end_is_given_up(host) -> None:
 def test_a_host_that_cannot_be_reached(host) -> None:
     port = host.partition(":")[2]
     assert "cannot be fetched" in refused(f"https://pictures.example:{port}/", policy(seconds=5))
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_picture_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ProtocolError, match="not a picture in one of these formats") as error:
+        open_pictures([("messages.0", png(2, 2)), ("messages.1", b"no")], PicturePolicy())
+    assert (error.value.code, error.value.param, error.value.status) == ("MM517", "messages.1", 400)
+    assert "array" not in (error.value.hint or "")
+
+
+def test_all_pictures_of_a_request_share_a_limit(monkeypatch) -> None:
+    opened = []
+    files = [(f"messages.{number}", png(10, 10)) for number in range(5)]
+    monkeypatch.setattr(
+        "mmbuild.serving.pictures.open_picture", lambda one: opened.append(one) or open_picture(one)
+    )
+    assert len(open_pictures(files, PicturePolicy(most_pixels=500))) == 5
+    opened.clear()
+    with pytest.raises(ProtocolError, match="more than 250 pixels together") as error:
+        open_pictures(files, PicturePolicy(most_pixels=250))
+    assert (error.value.code, error.value.status) == ("MM876", 413)
+    assert len(opened) == 3, "the others are not opened"
+
+
+def test_more_pictures_than_a_prompt_holds_are_refused() -> None:
+    require_count(2, PicturePolicy(most=2))
+    with pytest.raises(ProtocolError, match="3 pictures, but a prompt of this engine has room for 2"):
+        require_count(3, PicturePolicy(most=2))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
 from mmbuild.models.families.processor import Request
+from mmbuild.serving.errors import ProtocolError
 from mmbuild.serving.pictures import PicturePolicy
-from mmbuild.serving.protocol import Completion
-from mmbuild.serving.service import Service
+from mmbuild.serving.protocol import Chat, Completion
+from mmbuild.serving.service import Service, prepared
 from support.serving.fakes import FakeEngine
 
 LARGEST = (1 << 62) - 1
@@ -31,3 +33,16 @@ def test_each_choice_has_the_next_seed_and_the_largest_is_followed_by_0(seed: in
 
 def test_choices_without_a_temperature_need_no_seed() -> None:
     assert [job(choice, n=2, seed=LARGEST).sampling.seed for choice in range(2)] == [0, 0]
+
+
+def test_pictures_that_have_no_room_are_not_read(monkeypatch) -> None:
+    def read(*_: Any) -> bytes:
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("mmbuild.serving.service.read_picture", read)
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    messages = [{"role": "user", "content": [picture, picture]}, {"role": "user", "content": [picture]}]
+    body = json.dumps({"messages": messages}).encode()
+    with pytest.raises(ProtocolError) as error:
+        prepared(FakeEngine().processor, PicturePolicy(most=2), "numbers", body, Chat)
+    assert error.value.code == "MM876"

@@ -59,3 +59,13 @@ def test_what_may_become_a_stop_string_is_held_back() -> None:
     stream = TextStream(of_characters, ["END"])
     assert [stream.add(ord(char)) for char in "aEbEND"] == ["a", "", "Eb", "", "", ""]
     assert (stream.text, stream.stopped) == ("aEb", True)
+
+
+def test_nothing_is_not_decoded() -> None:
+    def decode(ids) -> str:
+        assert ids, "some decoders fail"
+        return of_characters(ids)
+
+    pieces, _ = pieces_of(map(ord, "ab"), decode)
+    assert pieces == ["a", "b", ""]
+    assert TextStream(decode).finish() == ""

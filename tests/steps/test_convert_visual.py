@@ -92,6 +92,18 @@ def test_a_tensor_of_another_shape_is_rejected(model: Path, out: Path) -> None:
     assert "[3, 3]" in refused(EngineError, "MM531", convert, model, out).message
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(torch.nan, "float32"), (torch.inf, "bfloat16"), (1e6, "float16")]
+)
+def test_values_that_are_not_finite_are_rejected(model: Path, out: Path, value: float, dtype: str) -> None:
+    weights = load_file(model / "model.safetensors")
+    name = next(key for key in weights if "layers.0.layer_norm1.bias" in key)
+    weights[name] = weights[name].float()
+    weights[name][-1] = value
+    save_file(weights, model / "model.safetensors")
+    assert "layer_norm1.bias" in refused(CheckpointError, "MM432", convert, model, out, dtype).message
+
+
 def test_damaged_weights_are_rejected(model: Path, out: Path) -> None:
     (model / "model.safetensors").write_bytes(b"\0" * 100)
     refused(CheckpointError, "MM403", convert, model, out)

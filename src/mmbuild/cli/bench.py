@@ -13,6 +13,7 @@ import click
 from mmbuild.cli import commands, options
 from mmbuild.cli.bench_sweep import Shown, Sweep, run
 from mmbuild.cli.builds import build_arguments
+from mmbuild.cli.quantities import FiniteRange
 
 if TYPE_CHECKING:
     from mmbuild.serving.bench.load import Extent, Load
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _TOKENS, _REQUESTS, _TIMEOUT = 64, 32, 600.0
 _CLIENTS = "1,2,4,8"
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = FiniteRange(min=0, min_open=True)
 _FOR_ENGINES, _FOR_SERVERS = ("batches",), ("model", "key_file", "timeout", "clients")
 
 
@@ -252,8 +253,8 @@ def _check_options(
             kinds = ("an engine", "a server") if build is None else ("a server", "an engine")
             raise _unfit(f"`{option}` is an option for {kinds[0]}, but {kinds[1]} is measured", "remove it")
     for path in (output, html):
-        if path is not None and not path.parent.is_dir():
-            raise _unfit(f"`{path.parent}` is not a directory, so `{path}` cannot be written", "create it")
+        if problem := options.unwritable(path):
+            raise _unfit(*problem)
 
 
 def _unfit(message: str, hint: str) -> Exception:

@@ -53,12 +53,15 @@ def command(
     Example:
       mmbuild chat build/llava-shapes --image picture.png
     """
+    from mmbuild.backends.torch.request_limits import require_new_tokens
     from mmbuild.base.optional_packages import require
     from mmbuild.models.image_files import require_usable
     from mmbuild.serving.loadable import require_loadable
 
     description = options.checked_engine(build, check=check)
     require_loadable(build, description)
+    if max_new_tokens is not None:
+        require_new_tokens(max_new_tokens, description.llm["max_output_len"])
     require_usable(images)
     require("torch", "transformers", needed_by="running an engine")
     from mmbuild.backends.torch.distributed import launch

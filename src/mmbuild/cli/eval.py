@@ -13,6 +13,7 @@ import click
 from mmbuild.cli import commands, options
 from mmbuild.cli.builds import build_arguments
 from mmbuild.cli.output import print_note
+from mmbuild.cli.quantities import FiniteRange
 
 if TYPE_CHECKING:
     from mmbuild.backends.base import Answers, Pair, Runner
@@ -41,7 +42,7 @@ _RUNNER_OPTIONS = ("--max-new-tokens", "--batch")
     show_default=True,
     help="Score for --min-score, and for which answers are wrong.",
 )
-@click.option("--min-score", type=click.FloatRange(0, 1), help="Exit with 1 if the score is below this.")
+@click.option("--min-score", type=FiniteRange(0, 1), help="Exit with 1 if the score is below this.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Ask only the first N questions.")
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Questions asked at once (default: max_batch_size)."
@@ -100,8 +101,8 @@ def command(
     from mmbuild.cli.output import INTERRUPTED, print_status
     from mmbuild.evaluation.answers import questions as data_set
 
-    if output is not None and not output.parent.is_dir():
-        raise _unfit(f"`{output.parent}` is not a directory, so `{output}` cannot be written", "create it")
+    if problem := options.unwritable(output):
+        raise _unfit(*problem)
     questions = data_set.read(data, limit=limit, allow_outside=allow_outside)
     description = options.checked_engine(build, check=check)
     runner = backend(description.backend).open(build, description, print_status)

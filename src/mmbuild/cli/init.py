@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbuild.cli import commands, options
+from mmbuild.cli.quantities import FiniteRange
 
 if TYPE_CHECKING:
     from mmbuild.pipeline.new_recipe.limits import Limits, Machine
@@ -27,12 +28,23 @@ def _known_backend(_context: click.Context, _parameter: click.Parameter, value: 
     return value
 
 
+def _build_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The name as it is; the name of the file is made of it, and with ``-o -`` nothing else checks it."""
+    from mmbuild.schema.model import NAME_PATTERN
+
+    if value is not None and not re.fullmatch(NAME_PATTERN.strip("^$"), value):
+        raise click.BadParameter(
+            "a name has up to 100 letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
+        )
+    return value
+
+
 @commands.command("init")
 @click.argument("model", required=False)
 @options.output_option(
     "Recipe to write (default: recipes/NAME.yaml if there is a directory `recipes`, else NAME.yaml); - prints it."
 )
-@click.option("--name", help="Name of the build (default: the model's).")
+@click.option("--name", callback=_build_name, help="Name of the build (default: the model's).")
 @click.option("--revision", help="Branch, tag or commit of a model on the hub (default: its newest commit).")
 @click.option(
     "--backend", default="torch", show_default=True, callback=_known_backend, help="engine.backend."
@@ -44,7 +56,7 @@ def _known_backend(_context: click.Context, _parameter: click.Parameter, value: 
 )
 @click.option(
     "--memory",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(0.1, 1e6),
     metavar="GB",
     help="Memory of that device (default: this one's).",
 )
@@ -78,7 +90,10 @@ def command(
     from mmbuild.pipeline.new_recipe.model import ChosenModel, choose, named, relative_source, require_files
     from mmbuild.pipeline.new_recipe.text import Wanted, render
 
-    chosen = choose(named(_asked(model), revision), offline=offline)
+    source = named(_asked(model), revision)
+    if revision is not None and source.revision is None:
+        raise click.UsageError(f"`--revision` is for models on the hub, and `{source.source}` is a directory")
+    chosen = choose(source, offline=offline)
     machine, is_this = _machine(device, memory, backend)
     limits = fitting(chosen.facts, chosen.config, machine)
     title = name or _name(chosen.main.short_name, limits.quantization)
@@ -163,6 +178,7 @@ def _report(
     """Check the recipe as `validate` does, and say what comes next. One that cannot be built is taken back."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.base.formatting import size_text
+    from mmbuild.base.shell import quote
     from mmbuild.cli.output import print_note, print_status, use_color
     from mmbuild.core.store.atomic_files import write_whole
     from mmbuild.pipeline.complete_models import with_missing_files
@@ -191,4 +207,5 @@ def _report(
             "note: the hub could not be reached: `mmbuild lock` pins the commit of the model once it can"
         )
     online = " --offline" if offline or open_revision else ""
-    print_note(f"next: mmbuild plan {path}{option}{online}\n      mmbuild apply {path}{option}")
+    shown = quote(str(path))
+    print_note(f"next: mmbuild plan {shown}{option}{online}\n      mmbuild apply {shown}{option}")

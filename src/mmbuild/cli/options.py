@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -83,6 +84,25 @@ def output_option(text: str, *, old: Sequence[str] = ()) -> Callable[[F], F]:
     """Add ``output``, the path of a file that the command writes, described by ``text``."""
     path = click.Path(path_type=Path)
     return option("-o", "--output", type=path, help=text, old=old)
+
+
+def unwritable(path: Path | None) -> tuple[str, str] | None:
+    """Why a file that a command writes at its end cannot be written, as message and hint; None: nothing is known."""
+    if path is None:
+        return None
+    if not path.parent.is_dir():
+        return f"`{path.parent}` is not a directory, so `{path}` cannot be written", "create it"
+    if path.is_dir():
+        return (
+            f"`{path}` is a directory, so it cannot be written",
+            f"name a file, such as `{path / 'result'}`",
+        )
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return (
+            f"`{path}` cannot be written: permission denied",
+            "name a file elsewhere, or change the permissions",
+        )
+    return None
 
 
 def exit_code_option(text: str, *, old: Sequence[str] = ()) -> Callable[[F], F]:

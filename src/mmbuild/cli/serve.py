@@ -9,6 +9,7 @@ import click
 
 from mmbuild.cli import commands, options
 from mmbuild.cli.builds import build_arguments
+from mmbuild.cli.quantities import FiniteRange
 
 
 @commands.command("serve")
@@ -37,21 +38,21 @@ from mmbuild.cli.builds import build_arguments
 )
 @click.option(
     "--max-stall",
-    type=click.FloatRange(0.001, 60),
+    type=FiniteRange(0.001, 60),
     default=0.2,
     show_default=True,
     help="Seconds that reading a new prompt may hold up the answers under way, approximately.",
 )
 @click.option(
     "--drain-seconds",
-    type=click.FloatRange(0, 3600),
+    type=FiniteRange(0, 3600),
     default=30,
     show_default=True,
     help="Time for answers under way after SIGTERM.",
 )
 @click.option(
     "--answer-seconds",
-    type=click.FloatRange(0.1),
+    type=FiniteRange(0.1),
     default=600,
     show_default=True,
     help="Time limit of an answer.",

@@ -85,7 +85,7 @@ def settings(url: str | None = None) -> Settings | None:
     chosen = override or (config.remote if config is not None else None)
     if not chosen:
         return None
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", chosen):
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", chosen) or not _has_parts(chosen):
         raise RemoteError(
             f"`{_shown_url(chosen)}` is not a shared store URL",
             code="MM820",
@@ -94,9 +94,21 @@ def settings(url: str | None = None) -> Settings | None:
     return _settings(chosen, config)
 
 
+def _has_parts(url: str) -> bool:
+    """Whether host and port of ``url`` can be told apart."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
 def _shown_url(url: str) -> str:
     """Return ``url`` without user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of an IPv6 address
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]}"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

@@ -11,6 +11,7 @@ from mmbuild.backends.table import backend
 from mmbuild.base.diagnostics import Diagnostic, RecipeError, Violation, touches
 from mmbuild.base.limits import NAME
 from mmbuild.base.pins import NO_PINS, Pins
+from mmbuild.base.terminal_text import encodable
 from mmbuild.base.yaml_nodes import YamlNode, diagnostic_at, dotted, find, has, parts_of, replace_at
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.sources.model_addresses import missing_directory
@@ -115,6 +116,17 @@ def load_valid(request: PlanOptions, pins: Pins = NO_PINS) -> LoadResult:
 
 
 def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
+    if not _is_text(path.absolute()):
+        message = f"recipe `{path}` cannot be read: its path, `{path.absolute()}`, is not UTF-8"
+        session.findings.append(
+            Diagnostic(
+                "MM100",
+                encodable(message, "utf-8"),
+                file=str(path),
+                hint="rename the file or the directory: manifests and plans contain the path",
+            )
+        )
+        return []
     document = read_document(path, allow_outside=session.allow_outside)
     session.files += document.files
     session.findings += document.findings
@@ -128,6 +140,14 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
     blocked = bool(document.findings) or any(item.severity == "error" for item in findings)
     loaded = [_load_variant(path, document.root, suffix, variant, session) for suffix, variant in variants]
     return [] if blocked else [variant for variant in loaded if variant is not None]
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def with_node(variant: ResolvedRecipe, node: YamlNode, *, offline: bool = False) -> ResolvedRecipe | None:

@@ -376,11 +376,14 @@ def _number(value: object) -> object:
 Version = Annotated[Literal[1], BeforeValidator(_number)]
 
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
 class Recipe(Section):
     """A recipe: describes what to build, not how."""
 
     version: Version = Field(description="Version of the recipe format; always the first line")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
         description="Name of the build: letters, digits, `.`, `_`, `-`; the engine is written to `build/<name>`"
     )
     extends: Name | None = Field(default=None, description="Recipe to start from, relative to this file")

@@ -12,6 +12,7 @@ from typing import Any
 from mmbuild.serving.jobs import Done, TokenLogprob
 
 _MARK = "\0"
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 Spell = Callable[[int], str]
 """The text of a token."""
@@ -100,10 +101,15 @@ class Form:
         return {
             "tokens": [self.spell(value.token) for value in values],
             "token_logprobs": [value.logprob for value in values],
-            "top_logprobs": [
-                {self.spell(token): logprob for token, logprob in value.top} or None for value in values
-            ],
+            "top_logprobs": [self._by_text(value) or None for value in values],
         }
+
+    def _by_text(self, value: TokenLogprob) -> dict[str, float]:
+        """Log probabilities of the most likely tokens; of those with the same text that of the likeliest."""
+        shown: dict[str, float] = {}
+        for token, logprob in value.top:
+            shown.setdefault(self.spell(token), logprob)
+        return shown
 
     def _chat_logprob(self, value: TokenLogprob) -> dict[str, Any]:
         pairs = [self._spelled(token, logprob) for token, logprob in value.top]
@@ -111,7 +117,9 @@ class Form:
 
     def _spelled(self, token: int, logprob: float) -> dict[str, Any]:
         text = self.spell(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
+        # The bytes of a part of a character are unknown, for which the protocol has null.
+        known = None if _UNKNOWN in text else list(text.encode("utf-8", "replace"))
+        return {"token": text, "logprob": logprob, "bytes": known}
 
 
 def usage(prompt: int, tokens: int) -> dict[str, int]:

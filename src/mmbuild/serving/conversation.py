@@ -11,6 +11,7 @@ from typing import Any
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.processor import Request, encode_chat
 from mmbuild.models.families.turns import Turn
+from mmbuild.models.validation.prompts import require_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,10 @@ class Conversation:
         without a chat template read the last one alone.
 
         Raises:
-            EngineError: The last message alone is too much (MM512, MM519), or cannot be encoded.
+            EngineError: The last message alone is too much (MM512, MM519), is not Unicode (MM785), or cannot be
+                encoded.
         """
+        require_unicode([self.messages[-1].text])
         if engine.processor.encode_chat is None:
             self.forgotten = len(self.messages) - 1
         while True:
@@ -101,4 +104,6 @@ class Conversation:
             }
             for said in self.messages
         ]
-        path.write_text(json.dumps(messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(messages, indent=2, ensure_ascii=False) + "\n"
+        # A path may have bytes that are not UTF-8; as JSON escapes them.
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")

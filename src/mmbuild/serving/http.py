@@ -45,28 +45,44 @@ class HttpServer(uvicorn.Server):
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's protocol, which waits for the head of a request only so long. Bodies have their own limit."""
+    """uvicorn's protocol, which waits for the head of every request only so long.
+
+    Between requests uvicorn waits for the first byte only. What remains of the body of a request that was answered
+    early counts as the beginning of the next one. Bodies have their own limit.
+    """
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
         super().data_received(data)
-        if self.cycle is not None and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._is_answering():
+            self._stop_timer()
+        elif self._timer is None:
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         super().connection_lost(exc)
 
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _give_up(self) -> None:
-        if self.cycle is None and self.transport is not None:
+        self._timer = None
+        if not self._is_answering() and self.transport is not None:
             self.transport.close()

@@ -20,7 +20,7 @@ class TokenLogprob:
 
     Attributes:
         token: Its id.
-        logprob: Natural logarithm, before temperature, top-k and top-p.
+        logprob: Natural logarithm, before temperature, top-k and top-p; finite.
         top: Ids and log probabilities of the most likely tokens, best first.
     """
 

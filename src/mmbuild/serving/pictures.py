@@ -6,16 +6,21 @@ import base64
 import binascii
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from mmbuild.models.images import PIXELS, Picture, PictureError, open_picture
 from mmbuild.serving.errors import ProtocolError
 
 _CHUNK = 1 << 16
+_BASE64 = re.compile(r"; *base64 *$", re.IGNORECASE)  # as in the URL standard of WHATWG, with its spaces
+REQUEST_PIXELS = 2 * PIXELS
+"""Pixels of all pictures in a request, which are in memory at the same time; ten pictures of a phone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class PicturePolicy:
 
     Attributes:
         hosts: Names of hosts from which pictures are fetched; none by default.
+        most: The most pictures in a request: those for which a prompt of the engine has room; None: any number.
+        most_pixels: Limit of the pixels of all pictures in a request together.
         most_bytes: Limit of a picture's file.
         seconds: Time limit for fetching one.
         resolve: Finds the addresses of a host; None: :func:`addresses_of`.
@@ -31,6 +38,8 @@ class PicturePolicy:
     """
 
     hosts: frozenset[str] = frozenset()
+    most: int | None = None
+    most_pixels: int = REQUEST_PIXELS
     most_bytes: int = 20_000_000
     seconds: float = 10.0
     resolve: Callable[[str, int], list[str]] | None = None
@@ -56,6 +65,56 @@ def read_picture(url: str, policy: PicturePolicy, param: str) -> bytes:
     raise _refused("a picture must be a data: URL, or an http: or https: URL of an allowed host", param)
 
 
+def require_count(count: int, policy: PicturePolicy) -> None:
+    """Check the number of pictures in a request, before any of them is read.
+
+    Raises:
+        ProtocolError: MM876, there is no room for so many.
+    """
+    if policy.most is not None and count > policy.most:
+        raise ProtocolError(
+            f"the request has {count} pictures, but a prompt of this engine has room for {policy.most}",
+            code="MM876",
+            hint="send fewer pictures",
+            param="messages",
+        )
+
+
+def open_pictures(files: Sequence[tuple[str, bytes]], policy: PicturePolicy) -> list[Picture]:
+    """Open the pictures of a request.
+
+    Args:
+        files: The request's field and the bytes of each.
+        policy: What is allowed.
+
+    Raises:
+        ProtocolError: MM517, one cannot be read; MM876, all of them have too many pixels.
+    """
+    opened: list[Picture] = []
+    pixels = 0
+    for param, content in files:
+        try:
+            picture = open_picture(content)
+        except PictureError as error:
+            raise ProtocolError(
+                f"the picture of {len(content):,} bytes cannot be read: {error.reason}",
+                code=error.code,
+                hint="send a PNG, JPEG, WebP, GIF, TIFF or BMP file",
+                param=param,
+            ) from None
+        pixels += picture.image.width * picture.image.height
+        if pixels > policy.most_pixels:
+            raise ProtocolError(
+                f"the pictures of the request have more than {policy.most_pixels:,} pixels together",
+                code="MM876",
+                hint="scale them down",
+                status=413,
+                param=param,
+            )
+        opened.append(picture)
+    return opened
+
+
 def _refused(message: str, param: str, hint: str | None = None) -> ProtocolError:
     return ProtocolError(message, code="MM875", hint=hint, param=param)
 
@@ -67,7 +126,7 @@ def _from_data(url: str, policy: PicturePolicy, param: str) -> bytes:
     if len(content) > policy.most_bytes * 4 / 3 + 4:
         raise _too_large(policy, param)
     try:
-        if head.lower().endswith(";base64"):
+        if _BASE64.search(head):
             return base64.b64decode(content, validate=True)
         return unquote_to_bytes(content)
     except (binascii.Error, ValueError) as error:

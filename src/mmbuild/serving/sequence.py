@@ -14,6 +14,9 @@ from mmbuild.backends.torch.sampling import Sampler
 from mmbuild.serving.jobs import Finish, Job, Piece, TokenLogprob
 from mmbuild.serving.texts import Decode, TextStream
 
+IMPOSSIBLE = -9999.0
+"""The log probability of a token that cannot come, as in OpenAI's protocol."""
+
 
 @lru_cache(maxsize=8)
 def _never(ids: tuple[int, ...], device: str) -> Tensor:
@@ -103,7 +106,8 @@ class AnswerState:
         count = self.job.logprobs
         if count is None or logits is None:
             return ()
-        values = logits[0].log_softmax(-1)
-        top = values.topk(count) if count else None
+        # JSON has no infinity, which is the value of tokens that the model's settings exclude.
+        values = logits[0].log_softmax(-1).clamp(min=IMPOSSIBLE)
+        top = values.topk(min(count, values.numel())) if count else None
         pairs = [] if top is None else zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return (TokenLogprob(token, float(values[token]), tuple(pairs)),)

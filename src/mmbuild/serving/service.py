@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,9 +17,12 @@ from mmbuild.models.families.turns import Turn
 from mmbuild.serving.engine_loop import EngineLoop
 from mmbuild.serving.errors import ProtocolError
 from mmbuild.serving.jobs import Event, Job
-from mmbuild.serving.pictures import PicturePolicy, read_picture
-from mmbuild.serving.protocol import Chat, Completion, Generation, Message, Text, parse
+from mmbuild.serving.pictures import PicturePolicy, open_pictures, read_picture, require_count
+from mmbuild.serving.protocol import Chat, Completion, Generation, Message, Picture, Text, parse
 
+_MOST_AT_ONCE = 4
+_openers = ThreadPoolExecutor(min(_MOST_AT_ONCE, len(os.sched_getaffinity(0))), "pictures")
+"""Open pictures. A large one takes a gigabyte, and each thread's allocator keeps a part: few threads bound both."""
 _PLAIN_TOKENS = 16
 """Default ``max_tokens`` of plain completions, as of OpenAI's."""
 
@@ -90,8 +95,9 @@ def prepared(
         The body without its messages or prompt, and the encoded prompt.
 
     Raises:
-        ProtocolError: The body is wrong (MM874), or is for another model (MM877).
-        MmbuildError: A picture (MM517, MM875) or the conversation (MM518) is wrong.
+        ProtocolError: The body is wrong (MM874) or for another model (MM877), a picture is wrong (MM517, MM875), or
+            the pictures are too many or too large (MM876).
+        MmbuildError: The conversation is wrong (MM518).
     """
     body = parse(content, kind)
     if body.model not in (None, "", model):
@@ -104,13 +110,21 @@ def prepared(
         )
     if isinstance(body, Completion):
         return body.model_copy(update={"prompt": []}), encode_complete(processor, body.prompt[0], [])
-    turns, pictures = _conversation(body.messages, policy)
-    return body.model_copy(update={"messages": []}), encode_chat(processor, turns, pictures)
+    turns, files = _conversation(body.messages, policy)
+    bare = body.model_copy(update={"messages": []})
+    if not files:
+        return bare, encode_chat(processor, turns, [])
+    return bare, _openers.submit(lambda: encode_chat(processor, turns, open_pictures(files, policy))).result()
 
 
-def _conversation(messages: Sequence[Message], policy: PicturePolicy) -> tuple[list[Turn], list[bytes]]:
+def _conversation(
+    messages: Sequence[Message], policy: PicturePolicy
+) -> tuple[list[Turn], list[tuple[str, bytes]]]:
+    """The turns, and the field and the file of each picture."""
     turns: list[Turn] = []
-    pictures: list[bytes] = []
+    files: list[tuple[str, bytes]] = []
+    parts_of = [message.content for message in messages if isinstance(message.content, list)]
+    require_count(sum(isinstance(part, Picture) for content in parts_of for part in content), policy)
     for number, message in enumerate(messages):
         parts: list[str | None] = []
         content = message.content if isinstance(message.content, list) else [message.content or ""]
@@ -121,12 +135,12 @@ def _conversation(messages: Sequence[Message], policy: PicturePolicy) -> tuple[l
                 parts.append(part.text)
             else:
                 where = f"messages.{number}.content.{place}.image_url"
-                pictures.append(read_picture(part.image_url.url, policy, where))
+                files.append((where, read_picture(part.image_url.url, policy, where)))
                 parts.append(None)
         # The older name of the role that instructs the model is the one that templates know.
         role = "system" if message.role == "developer" else message.role
         turns.append(Turn(role, tuple(parts)))
-    return turns, pictures
+    return turns, files
 
 
 def _sampling(body: Generation, choice: int) -> Sampling:

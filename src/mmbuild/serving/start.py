@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbuild.backends.engine_dir.description import PROCESSOR, read
+from mmbuild.backends.engine_dir.description import PROCESSOR, Description, read
 from mmbuild.backends.torch import Engine
 from mmbuild.backends.torch.distributed import failures, launch, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
@@ -49,7 +49,7 @@ def start(
     """
     if ranks > 1 and mpirun.rank_here():
         Engine.load(build, check=False)  # does not return
-    policy = PicturePolicy(frozenset(hosts))
+    policy = PicturePolicy(frozenset(hosts), most=most_pictures(read(Path(build))))
     chosen = server.Options(
         **options,
         preparers=_preparers(Path(build), options["model"], policy),
@@ -68,6 +68,15 @@ def start(
         # The thread that loads waits for the other ranks; mpirun ends them with this one.
         sys.stdout.flush()
         os._exit(0)
+
+
+def most_pictures(description: Description) -> int:
+    """How many pictures a prompt has room for; 1 at least, whose error says more."""
+    llm = description.llm
+    rows: int = llm["max_multimodal_len"]
+    if llm["encoder"] or not llm["llm"]["cross_attention"]:  # else pages are not in the prompt
+        rows = min(rows, llm["max_input_len"])
+    return int(max(1, rows // description.visual["num_visual_features"]))
 
 
 def _preparers(build: Path, model: str, policy: PicturePolicy) -> Preparers | None:

@@ -52,7 +52,9 @@ class TextStream:
         return self._take(len(self._text.rstrip()))
 
     def _known(self) -> str:
-        return self._decode(self._ids[self._start : self._read])
+        known = self._ids[self._start : self._read]
+        # Some decoders of tokenizers fail if there is nothing to decode.
+        return self._decode(known) if known else ""
 
     def _new_text(self) -> str:
         """The text that the newest tokens add. Some tokens before them are decoded again, because the text of a token

@@ -120,6 +120,12 @@ def test_directory_that_is_not_a_build_is_refused(project):
     assert caught.value.__cause__ is not None
 
 
+def test_a_missing_build_is_called_missing(tmp_path):
+    with pytest.raises(DiffError, match="missing` does not exist") as caught:
+        compare_builds(tmp_path / "missing", tmp_path)
+    assert caught.value.code == "MM851"
+
+
 def test_unreadable_file_is_reported(project, monkeypatch):
     one, other = build(project.root / "a"), build(project.root / "b")
     copied = project.root / "c"

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -83,19 +84,39 @@ def pickles(path: Path) -> dict[str, object]:
         "a number among tensors": lambda file: torch.save({"w": torch.zeros(3), "step": 3}, file),
         "truncated": lambda file: file.write_bytes((path / "whole").read_bytes()[:200]),
         "empty": lambda file: file.write_bytes(b""),
+        "truncated before 1.6": lambda file: older(file, {"w": torch.zeros(1000)}) or os.truncate(file, 500),
+        "a page": lambda file: file.write_bytes(b"<html>not found</html>"),
+        "safetensors": lambda file: save_file({"w": np.zeros(3, np.float32)}, file),
+        "an archive": lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)),
     }
 
 
 @pytest.mark.parametrize(
-    "case",
-    ["code in a zip", "code in a plain pickle", "a list", "a number among tensors", "truncated", "empty"],
+    ("case", "said"),
+    [
+        ("code in a zip", "Unsupported global"),
+        ("code in a plain pickle", "more than plain tensors"),
+        ("a list", "it holds a list"),
+        ("a number among tensors", "`step` is a int"),
+        ("truncated", "is damaged"),
+        ("truncated before 1.6", "is damaged"),
+        ("empty", "is empty"),
+        ("a page", "begins with b'<html>no'"),
+        ("safetensors", "is a safetensors file"),
+        ("an archive", "is damaged"),
+    ],
 )
-def test_pickles_that_are_not_plain_tensors_are_refused_and_not_run(tmp_path: Path, case: str) -> None:
+def test_pickles_that_are_not_plain_tensors_are_refused_and_not_run(
+    tmp_path: Path, case: str, said: str
+) -> None:
     pickles(tmp_path)[case](tmp_path / "pytorch_model.bin")  # type: ignore[operator]
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin") as caught, open_weights(tmp_path):
         pass
     assert caught.value.code == "MM406"
     assert "\n" not in caught.value.message
+    assert said in caught.value.message
+    assert "weights_only" not in caught.value.message, "torch's advice to run the code"
+    assert caught.value.__cause__ is None
     assert not Path("/tmp/mmbuild-evil").exists()
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from mmbuild.base.silence import quiet
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family
-from mmbuild.models.families.shared.hugging_face import saved_tokenizer, token_ids
+from mmbuild.models.families.shared.hugging_face import saved_tokenizer, text_of, token_ids
 from mmbuild.models.files.small_files import SmallFileError
 from mmbuild.models.files.tokenizer_library import (
     TokenizersError,
@@ -171,3 +172,14 @@ def test_other_errors_pass_unchanged(error: type[BaseException]) -> None:
 def test_bare_exceptions_are_converted() -> None:
     with pytest.raises(TokenizersError, match=r"^why$"), library_errors():
         raise Exception("why")
+
+
+def test_a_decoder_that_panics_is_an_error_with_a_code(tmp_path) -> None:
+    def strip_both_ends(content: dict[str, Any]) -> None:
+        content["decoder"] = {"type": "Strip", "content": "?", "start": 1, "stop": 1}
+
+    tokenizer = saved_tokenizer(damaged(tmp_path / "model", strip_both_ends))
+    assert text_of(tokenizer, [tokenizer.convert_tokens_to_ids("red")]) == "red"
+    with quiet(native=True), pytest.raises(EngineError, match="tokenizer fails") as error:
+        text_of(tokenizer, [tokenizer.convert_tokens_to_ids("?")])
+    assert error.value.code == "MM516"

@@ -785,3 +785,21 @@ def test_a_large_tokenizer_is_read_in_a_fraction_of_a_second(model: Path) -> Non
     began = time.process_time()
     refused_once(check(model), "MM736", ["129679 more"])
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "words"),
+    [
+        ("pytorch_model.bin", b"", "MM406", "is empty"),
+        ("pytorch_model.bin", b"<html>", "MM406", "begins with b'<html>'"),
+        ("pytorch_model.bin", None, "MM406", "is a safetensors file"),
+        ("model.safetensors", b"PK\x03\x04" + bytes(90), "MM403", "is a file of torch.save"),
+    ],
+)
+def test_weights_with_the_name_of_another_format_are_refused(
+    model: Path, name: str, content: bytes | None, code: str, words: str
+) -> None:
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").unlink()
+    (model / name).write_bytes(weights if content is None else content)
+    refused_once(check(model), code, [name, words])

@@ -67,7 +67,7 @@ def write_project(directory: Path, recipe: str = RECIPE, config: Mapping[str, An
 
 
 PARTS: dict[str, str] = {
-    "pytorch_model.bin": "",
+    "pytorch_model.bin": "PK\x03\x04",
     "tokenizer.json": json.dumps(
         {
             "model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"},

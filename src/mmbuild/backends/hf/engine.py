@@ -23,6 +23,7 @@ from mmbuild.models.families.reference import (
     load_reference,
     open_for_reference,
 )
+from mmbuild.models.families.shared.hugging_face import text_of
 from mmbuild.models.images import open_picture
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class HfEngine:
 
     def text(self, ids: Sequence[int]) -> str:
         """See :class:`mmbuild.backends.base.Answering`."""
-        return str(self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        return text_of(self.processor.tokenizer, ids).strip()
 
     def answer(self, request: Request, max_new_tokens: int) -> Continuation:
         """The greedy answer to ``request``.

@@ -29,6 +29,7 @@ from mmbuild.backends.torch.weights import check_caches, check_memory, check_wei
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family
 from mmbuild.models.families.processor import Image, Processor, Request, encode, load_processor
+from mmbuild.models.families.shared.hugging_face import text_of
 from mmbuild.models.files.generation_settings import START
 from mmbuild.models.validation.prompts import require_unicode
 
@@ -396,8 +397,7 @@ class Engine:
 
     def decoded(self, ids: Sequence[int]) -> str:
         """Decode token ids to text without special tokens."""
-        text: str = self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        return text_of(self.processor.tokenizer, ids)
 
     def _now(self) -> float:
         if self.session.device == "cuda":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.models.checkpoint import writer
+from mmbuild.models.checkpoint.convert import require_finite
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.dtypes import DTYPES
@@ -78,7 +79,7 @@ def convert(
 
     Raises:
         EngineError: MM532, a parameter has no tensor; MM531, the shapes differ.
-        CheckpointError: The weights are missing or damaged.
+        CheckpointError: The weights are missing or damaged; MM432, a value is not finite in ``dtype``.
     """
     module = module.to(DTYPES[dtype])
     tensors = {
@@ -96,7 +97,9 @@ def convert(
                 done += file.put(name, value)
         progress("buffers", Amount(done, total, BYTES))
         for name, stored in _stored(module, sources, canonical):
-            done += file.put(name, stored.read(TensorSlice()).to(tensors[name].dtype))
+            value = stored.read(TensorSlice()).to(tensors[name].dtype).contiguous()
+            require_finite(value, name, stored.file, dtype)
+            done += file.put(name, value)
             progress(name, Amount(done, total, BYTES))
 
 

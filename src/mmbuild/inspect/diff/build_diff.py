@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.near_paths import path_hint
 from mmbuild.core.graph.definition_diff import ABSENT, Change, changes, different
 from mmbuild.core.store.hashing import hash_files
 from mmbuild.evaluation import engine_manifest
@@ -149,6 +150,9 @@ def compare_builds(first: Path, second: Path) -> BuildDiff:
 
 
 def _manifest(build: Path) -> Mapping[str, Any]:
+    example = "give two directories such as build/llava-int4"
+    if not build.exists():
+        raise DiffError(f"`{build}` does not exist", code="MM851", hint=path_hint(build, example))
     content = engine_manifest.read(build)
     try:
         for action in content["actions"]:
@@ -157,7 +161,7 @@ def _manifest(build: Path) -> Mapping[str, Any]:
         raise DiffError(
             f"`{build}` is not an mmbuild engine directory: it has no readable {engine_manifest.NAME}",
             code="MM851",
-            hint="give two directories such as build/llava-int4",
+            hint=example,
         ) from error
     return content
 

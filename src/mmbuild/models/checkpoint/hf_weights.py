@@ -19,6 +19,7 @@ from mmbuild.base.limits import SHARD_INDEX
 from mmbuild.base.safetensors_header import HeaderProblemError, require_header
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.errors import CheckpointError
+from mmbuild.models.files.weight_files import other_format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _READ_WHOLE = 1 << 30
 _PARTIAL = (".incomplete", ".part")
 _SHOWN = 80  # characters of a name in a message
+_MARK = "WeightsUnpickler error:"  # torch's, before the reason
 _ENDINGS = (".safetensors", ".bin")
 # safetensors' names of torch's number formats.
 _FORMATS = {
@@ -207,10 +209,13 @@ def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # no
     import torch
 
     require_regular(path)
+    other = other_format(path)
+    if other is not None:
+        raise CheckpointError(f"`{path}` {other.problem}", code=other.code, hint=other.hint)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise _not_plain(path, (str(error) or type(error).__name__).splitlines()[0]) from error
+        raise _unreadable(path, error) from None
     if not isinstance(content, dict):
         raise _not_plain(path, f"it holds a {type(content).__name__}")
     for name, value in content.items():
@@ -226,6 +231,15 @@ def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # no
         )
 
     return {name: stored(tensor) for name, tensor in content.items()}
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What is wrong with a pickle, without torch's advice to load it all the same."""
+    _, marked, reason = str(error).partition(_MARK)
+    if isinstance(error, UnpicklingError) and marked:
+        return _not_plain(path, reason.strip().partition("\n")[0].partition(". Please ")[0].rstrip("."))
+    line = (str(error) or type(error).__name__).partition("\n")[0].partition(". ")[0].rstrip(".")
+    return CheckpointError(f"`{path}` is damaged: {line}", code="MM406", hint="download the file again")
 
 
 def _mappable(path: Path) -> bool:

@@ -23,6 +23,11 @@ from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files.small_files import LFS_POINTER, display, read_json
 
 Header = Mapping[str, Any]
+_AGAIN = "download the file again"
+_OTHER_NAME = "rename it to `{}`, or download the weights again"
+# Beginnings of torch.save's files: an archive since 1.6, a pickle of protocol 2 or later before.
+_PICKLES = (b"PK\x03\x04", b"\x80")
+_SHOWN = 8
 _REMOVE = "remove the set that is not the model"
 
 
@@ -72,7 +77,7 @@ def weight_set(directory: Path) -> WeightSet | None:
 
     Raises:
         ModelFilesError: MM732, there are two sets; MM733, shards and index do not belong together; MM404, a file is a
-            git-LFS pointer; MM405, a shard is missing.
+            git-LFS pointer; MM403 or MM406, it has another format than its name says; MM405, a shard is missing.
         SmallFileError: MM731, the index is damaged.
     """
     names = [path.name for path in entries(directory) if path.is_file()]
@@ -83,6 +88,7 @@ def weight_set(directory: Path) -> WeightSet | None:
         if found is not None:
             for name in found.files:
                 _refuse_pointer(directory / name)
+                _refuse_other_format(directory / name)
             return found
     return None
 
@@ -180,6 +186,49 @@ def _refuse_pointer(path: Path) -> None:
             code="MM404",
             hint="run `git lfs pull` in the model's repository",
         )
+
+
+def _refuse_other_format(path: Path) -> None:
+    found = other_format(path)
+    if found is not None:
+        raise ModelFilesError(f"`{display(path)}` {found.problem}", code=found.code, hint=found.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFormat:
+    """What a weight file is instead of what its name says.
+
+    Attributes:
+        problem: The end of a sentence that begins with the file.
+        hint: What to do.
+        code: MM403, or MM406 for a pickle's name.
+    """
+
+    problem: str
+    hint: str
+    code: str = "MM406"
+
+
+def other_format(path: Path) -> OtherFormat | None:
+    """The other format of a weight file, by its beginning; None if there is none.
+
+    The header of safetensors has its own checks.
+    """
+    beginning = read_beginning(path, 16)
+    # The length of a header, with which safetensors begins, can look like the beginning of a pickle.
+    is_tensors = beginning[8:9] == b"{" and int.from_bytes(beginning[:8], "little") < path.stat().st_size
+    is_pickle = beginning.startswith(_PICKLES) and not is_tensors
+    if path.suffix == ".safetensors" and is_pickle:
+        hint = _OTHER_NAME.format("pytorch_model.bin")
+        return OtherFormat("is a file of torch.save, not of safetensors", hint, "MM403")
+    if path.suffix != ".bin" or is_pickle:
+        return None
+    if is_tensors:
+        hint = _OTHER_NAME.format("model.safetensors")
+        return OtherFormat("is a safetensors file, not one of torch.save", hint)
+    if not beginning:
+        return OtherFormat("is empty", _AGAIN)
+    return OtherFormat(f"is not a file of torch.save: it begins with {beginning[:_SHOWN]!r}", _AGAIN)
 
 
 def require_agreement(directory: Path, found: WeightSet, headers: Mapping[str, Header]) -> None:

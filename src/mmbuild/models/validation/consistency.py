@@ -32,6 +32,7 @@ from mmbuild.models.files.vocabulary import read_tokenizer
 from mmbuild.models.files.weight_files import WeightSet, require_agreement, require_one_place, weight_set
 from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
 from mmbuild.models.validation.token_ids import require_embeddings, require_image_token, require_known_ids
+from mmbuild.models.validation.weight_names import require_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ def _weights(model: Model, expected: ExpectedFiles, source: str) -> None:
     for name, found in sets.items():
         require_agreement(given.directory / name, found, headers[name])
     _require_floats(headers)
+    for files in headers.values():
+        require_plain(files)
     if source == "model" and sets:
         _require_shapes(model, expected, sets, headers)
 

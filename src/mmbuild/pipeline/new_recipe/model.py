@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.near_paths import path_hint
 from mmbuild.base.pins import NO_PINS
+from mmbuild.base.terminal_text import one_line
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import FamilyError, ModelFacts
@@ -21,6 +23,8 @@ from mmbuild.models.families.unsupported import require_supported
 from mmbuild.models.sources.config import ConfigError, parse_source, read_config
 from mmbuild.models.sources.model_addresses import repository_of
 
+# Control characters and line breaks, which end a comment of YAML or are not allowed in it.
+_BREAKS = ("Cc", "Zl", "Zp")
 _SCHEMES = ("hf://", "dummy://")
 _PATH = re.compile(r"(/|~|\.{1,2}(/|$))")
 
@@ -201,7 +205,7 @@ def relative_source(one: Named, directory: Path) -> Named:
     """``one`` for a recipe in ``directory``: a directory's path is relative to the recipe.
 
     Raises:
-        MmbuildError: MM131, the path is no text.
+        MmbuildError: MM131, a recipe cannot contain the path.
     """
     scheme, mark, rest = one.source.partition("://")
     if mark and (scheme != "dummy" or not _PATH.match(rest)):
@@ -214,6 +218,12 @@ def relative_source(one: Named, directory: Path) -> Named:
     except UnicodeEncodeError:
         raise MmbuildError("the path of the model is not valid Unicode", code="MM131") from None
     relative = os.path.relpath(path, directory)
+    if any(unicodedata.category(sign) in _BREAKS for sign in relative + one.short_name):
+        raise MmbuildError(
+            f"the path of the model contains a control character: `{one_line(str(Path(path).absolute()))}`",
+            code="MM131",
+            hint="rename the directory",
+        )
     if mark and not _PATH.match(relative):
         relative = f"./{relative}"
     return Named(f"dummy://{relative}" if mark else relative)

@@ -64,7 +64,8 @@ def base_url(text: str) -> str:
         good = (
             url.scheme in ("http", "https") and url.host and not (url.userinfo or url.query or url.fragment)
         )
-    except httpx.InvalidURL:
+        url.host.encode("idna")  # as the look-up of its address does, which would fail with this error
+    except (httpx.InvalidURL, UnicodeError):
         good = False
     if not good:
         raise UsageError(

@@ -67,12 +67,30 @@ def token_ids(tokenizer: Any, text: str, *, add_special_tokens: bool = True) -> 
         with library_errors():
             ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
     except TokenizersError as error:
-        raise EngineError(
-            f"the model's tokenizer fails: {first_line(error)}",
-            code="MM516",
-            hint="compare tokenizer.json with the model's original",
-        ) from error
+        raise _tokenizer_fails(error) from error
     return ids
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, without special tokens.
+
+    Raises:
+        EngineError: MM516, the tokenizers library cannot decode them.
+    """
+    try:
+        with library_errors():
+            text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
+    except TokenizersError as error:
+        raise _tokenizer_fails(error) from error
+    return text
+
+
+def _tokenizer_fails(error: TokenizersError) -> EngineError:
+    return EngineError(
+        f"the model's tokenizer fails: {first_line(error)}",
+        code="MM516",
+        hint="compare tokenizer.json with the model's original",
+    )
 
 
 def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
