@@ -190,10 +190,10 @@ def chat_server() -> Iterator[ChatServer]:
     async def serve() -> None:
         server = await asyncio.start_server(state.handle, "127.0.0.1", 0)
         state.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        started.set()
 
     def run() -> None:
         loop.run_until_complete(serve())
+        loop.call_soon(started.set)  # in the run that `stop` is meant for
         loop.run_forever()
         for task in asyncio.all_tasks(loop):
             task.cancel()
