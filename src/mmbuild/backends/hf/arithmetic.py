@@ -1,9 +1,11 @@
 """Scales, rounding and packing of quantized weights, in float32.
 
-Ranges and scales are those of compressed-tensors' symmetric quantization (``calculate_qparams``): a scale is the
-largest magnitude divided by half of the range (7.5 for 4 bits, 127.5 for 8 bits, 448 for float8_e4m3fn), values are
-rounded half to even and clipped. A scale is rounded to the stored number format before weights are divided by it, so
-values fit the stored scale.
+A scale is the largest magnitude divided by what it becomes. In groups, and for float8_e4m3fn, that is half of the
+range (7.5 for 4 bits, 448), as in compressed-tensors (``calculate_qparams``): the largest weight is half a step off,
+and all steps are smaller. In a row with one scale for all inputs it is the largest stored value, 7 or 127, as in
+Model Optimizer: there the largest weight is far from the others, and counts more than their steps
+(benchmarks/RESULTS.md, real_decoder). Values are rounded half to even and clipped. A scale is rounded to the stored
+number format before weights are divided by it, so values fit the stored scale.
 """
 
 from __future__ import annotations
@@ -19,17 +21,19 @@ FLOAT8_MAX = 448.0
 _WORD = 32
 
 
-def half_range(form: Form) -> float:
-    """Half of the range of stored values."""
-    return FLOAT8_MAX if form.kind == "float" else (2**form.bits - 1) / 2
+def largest_value(form: Form, *, groups: bool) -> float:
+    """What the largest magnitude of a row, or of a group of its inputs, becomes before rounding."""
+    if form.kind == "float":
+        return FLOAT8_MAX
+    return (2**form.bits - 1) / 2 if groups else 2 ** (form.bits - 1) - 1
 
 
-def scales_of(largest: Tensor, form: Form, dtype: torch.dtype) -> Tensor:
+def scales_of(largest: Tensor, form: Form, dtype: torch.dtype, *, groups: bool = False) -> Tensor:
     """Scales in ``dtype`` for the largest magnitudes ``largest``, float32 of any shape; never zero.
 
     Zeros stay zero with any scale; so does what is too small for ``dtype``.
     """
-    scales = (largest / half_range(form)).to(dtype)
+    scales = (largest / largest_value(form, groups=groups)).to(dtype)
     return torch.where(scales == 0, torch.finfo(dtype).tiny, scales)
 
 
@@ -38,7 +42,7 @@ def weight_scales(weight: Tensor, form: Form, group_size: int | None, dtype: tor
     if form.per_tensor:
         return scales_of(weight.abs().amax().reshape(1), form, dtype)
     groups = weight.unflatten(-1, (-1, group_size or weight.shape[-1]))
-    return scales_of(groups.abs().amax(dim=-1), form, dtype)
+    return scales_of(groups.abs().amax(dim=-1), form, dtype, groups=group_size is not None)
 
 
 def rounded(weight: Tensor, scales: Tensor, form: Form) -> Tensor:
