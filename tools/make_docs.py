@@ -57,7 +57,8 @@ anything and reports every problem with file, line and column; `mmbuild schema` 
   (`batch: {{key: engine.max_batch_size, values: [1, 8]}}`). `--set` on a key fixes its axis.
 - Paths are relative to the file that contains them (with `--set`, to the current directory). They must be inside the
   project's root: the nearest parent directory with `.git`, `pyproject.toml` or `mmbuild.yaml`, otherwise the
-  recipe's directory. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` allows other paths.
+  recipe's directory. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` allows other paths. `mmbuild.yaml` may be empty.
+  A command that is given its directory does not take it for a recipe, unless it has keys of one.
 - Links in a model's directory are followed within the project's root, within a directory named with `--set`, and
   within one cache of the Hugging Face hub. Others are refused, so that somebody else's project cannot read your
   files; `--allow-outside` allows them too. [limits.md](limits.md) lists how large files may be.

@@ -35,6 +35,15 @@ from mmbuild.base.value_hints import percent_hint, wrong_type_hint
         ("95 %", "a number", "95 %", "write 0.95"),
         ("95%", "a whole number", "95%", None),
         ("many", "a number", "many", None),
+        (
+            "363 tokens",
+            "a whole number",
+            "363 tokens",
+            "remove `tokens`: the value is a number without a unit",
+        ),
+        ("1.5GB", "a number", "1.5GB", "remove `GB`: the value is a number without a unit"),
+        ("2M", "a whole number", "2M", None),
+        ("GB", "a whole number", "GB", None),
     ],
 )
 def test_values_of_the_wrong_type(value: Any, expected: str, written: str, hint: str | None) -> None:

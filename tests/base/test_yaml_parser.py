@@ -56,6 +56,28 @@ def test_an_error_has_its_position(text: str, code: str, line: int, column: int)
     assert [(item.code, item.line, item.column) for item in findings] == [(code, line, column)]
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("a: 'x", "the quote is not closed", "close it where the text ends"),
+        ('a: "x\nb: 1', "the quote is not closed", "close it where the text ends"),
+        (
+            "a: [1, 2",
+            "the `[` is not closed, or a comma is missing",
+            "close it with `]`, and put commas between its entries",
+        ),
+        (
+            "a: {b: 1\nc: 2\n",
+            "the `{` is not closed, or a comma is missing",
+            "close it with `}`, and put commas between its entries",
+        ),
+    ],
+)
+def test_what_is_not_closed_is_named_where_it_begins(text: str, message: str, hint: str) -> None:
+    (item,) = read(text)[1]
+    assert (item.message, item.hint, item.column) == (message, hint, 4)
+
+
 def test_an_alias_bomb_ends_early_in_one_finding() -> None:
     levels = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]

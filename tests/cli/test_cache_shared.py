@@ -70,10 +70,19 @@ def test_push_uploads_earlier_builds_and_pull_prepares_an_apply(machines, shared
     said = one.run("cache", "push", "--remote", shared).stderr
     assert said.count("published") == 9
     assert "9 results" in said
-    assert one.run("cache", "push", RECIPE).stderr.count("was there") == 9
+    assert one.run("cache", "push", RECIPE).stderr.count("already there") == 9
     assert "left for apply: 2 to restore, 7 up to date" in other.run("cache", "pull", RECIPE).stderr
     other.environment["MMBUILD_REMOTE"] = "off"
     assert "done in" in other.run("apply", RECIPE).stderr
+
+
+@pytest.mark.slow
+def test_apply_counts_what_it_pulled(machines):
+    one, other = machines
+    one.environment["MMBUILD_PUSH"] = "always"
+    assert re.search(r"^done in [\d.]+ s: 9 ran, 0 reused$", one.run("apply", RECIPE).stderr, flags=re.M)
+    said = other.run("apply", RECIPE).stderr
+    assert re.search(r"^done in [\d.]+ s: 0 ran, 0 reused, 2 pulled$", said, flags=re.M)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
+from mmbuild.cli import main
 from mmbuild.core.store.action_logs import RUNNING, LoggedRun, append_run, process_start, read_runs
 from mmbuild.core.store.layout import open_store
 from support.projects.demo_project import NAME, RECIPE, Project
@@ -184,3 +185,13 @@ def test_a_running_action_is_followed(project: Project) -> None:
 
 def test_follow_needs_an_action(project: Project) -> None:
     assert "give VARIANT/STEP" in project.run("logs", "--follow", status=2).stderr
+
+
+@pytest.mark.parametrize("words", ["cache ls", "cache verify", "cache gc", "history", "logs"])
+def test_a_store_that_does_not_exist_is_not_created_to_look_into_it(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "mistyped"
+    assert main([*words.split(), "--store", str(missing)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: there is no store at `{missing}` [MM303]\n")
+    assert not missing.exists()

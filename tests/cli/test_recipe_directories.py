@@ -77,6 +77,38 @@ def test_a_directory_of_something_else_says_what_it_is(project: Project, file: s
     assert said == f"error: `x` contains no recipe [MM810]\n\nhint: {hint}\n"
 
 
+def test_a_model_is_answered_with_the_recipe_next_to_it(project: Project) -> None:
+    (project.root / "my").mkdir()
+    (project.root / "my" / "config.json").touch()
+    (project.root / "my.yaml").touch()
+    for verb in ("plan", "why"):
+        assert "hint: did you mean `my.yaml`?" in project.run(verb, "my", status=1).stderr
+
+
+@pytest.mark.parametrize("text", ["", "# the root of our recipes\n", "team: vision\n"])
+def test_the_file_that_marks_a_project_is_not_a_recipe_of_its_directory(project: Project, text: str) -> None:
+    files = [f"recipes/mine/{name}.yaml" for name in NAMES]
+    expected = project.run("validate", *files).stdout
+    plan = project.run("ci", "plan", *files).stdout
+    # The nearest marker is the root, from which the demo recipes must be reachable.
+    marker = project.root / "recipes" / "mine" / "mmbuild.yaml"
+    marker.write_text(text)
+    outside = ("recipes/mine", "--allow-outside")
+    assert project.run("validate", *outside).stdout == expected
+    assert project.run("ci", "plan", *outside).stdout == plan
+    for name in NAMES:
+        (marker.parent / f"{name}.yaml").unlink()
+    assert "`recipes/mine` contains no recipe [MM810]" in project.run("plan", "recipes/mine", status=1).stderr
+
+
+def test_a_recipe_may_have_the_name_of_the_file_that_marks_a_project(project: Project) -> None:
+    mine = project.root / "recipes" / "mine"
+    (mine / "mmbuild.yaml").write_text(
+        (mine / f"{NAMES[0]}.yaml").read_text().replace("name: ", "name: other-")
+    )
+    assert "recipes/mine/mmbuild.yaml" in project.run("validate", "recipes/mine", "--allow-outside").stdout
+
+
 def test_the_name_of_a_model_is_not_a_recipe(project: Project) -> None:
     said = project.run("plan", "llava-hf/llava-1.5-7b-hf", status=1).stderr
     assert (

@@ -85,6 +85,33 @@ def test_a_wrong_value_is_underlined(
             "put the text in quotes: a colon followed by a space makes it a mapping",
         ),
         ("engine:", "verify: {images: x.png}\nengine:", "MM114", "put it in brackets: `[x.png]`"),
+        ("engine:", "matrix: {quantization: int8}\nengine:", "MM124", "write `quantization: [int8]`"),
+        ("engine:", "matrix: {quantization: []}\nengine:", "MM124", None),
+        (
+            "name: small",
+            "name: my (own) model",
+            "MM116",
+            "use only letters, digits, `.`, `_` and `-`: `my-own-model`",
+        ),
+        (
+            "name: small",
+            "name: '...'",
+            "MM116",
+            "expected: name of the build: letters, digits, `.`, `_`, `-`; the engine is written to `build/<name>`",
+        ),
+        (
+            "engine:",
+            "target: {isa: AVX 2}\nengine:",
+            "MM116",
+            "expected: CPU instruction set the engine may use, such as `avx2` or `avx512`",
+        ),
+        (
+            "model:",
+            "target: {sm: 90}\ntarget: {sm: 80}\nmodel:",
+            "MM104",
+            "move all its keys below one `target:`",
+        ),
+        ("name: small", "name: small\nname: other", "MM104", "keep one of the two"),
     ],
 )
 def test_a_wrong_value_gets_the_right_one(
@@ -92,6 +119,29 @@ def test_a_wrong_value_gets_the_right_one(
 ) -> None:
     found = only(load(tmp_path, RECIPE.replace(line, faulty, 1)))
     assert (found.code, found.hint) == (code, hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "faulty", "message"),
+    [
+        ("version: 1", "version: '1'", "`version` must be the number 1, not the text `1`"),
+        ("version: 1", "version: 2", "unknown recipe version `2`"),
+        (
+            "max_input_len: 128",
+            "max_input_len: '128'",
+            "`engine.max_input_len` must be a whole number, not the text `128`",
+        ),
+        (
+            "max_input_len: 128",
+            "max_input_len: 128 tokens",
+            "`engine.max_input_len` must be a whole number, not `128 tokens`",
+        ),
+    ],
+)
+def test_text_that_looks_like_a_number_is_called_text(
+    tmp_path: Path, line: str, faulty: str, message: str
+) -> None:
+    assert only(load(tmp_path, RECIPE.replace(line, faulty, 1))).message == message
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ class RecipeError(FindingsError):
     """Recipes have errors."""
 
 
+def diagnostics_of(error: MmbuildError) -> tuple[Diagnostic, ...]:
+    """The findings of ``error``; of an error without findings, itself as the only one, without a place."""
+    if isinstance(error, FindingsError):
+        return error.diagnostics
+    return (Diagnostic(error.code, error.message, hint=error.hint),)
+
+
 def _headline(errors: Sequence[Diagnostic]) -> str:
     if len(errors) == 1:
         return f"{errors[0].where}: {errors[0].message}"

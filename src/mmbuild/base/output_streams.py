@@ -31,6 +31,7 @@ class Output(io.TextIOBase):
     Attributes:
         lost: Why text was lost; empty if nothing was lost.
         broken: Whether the reader has closed the pipe, which is not an error (`mmbuild plan | head`).
+        used: Whether anything was written.
         uncleaned: The same stream for text that is already escaped.
     """
 
@@ -40,6 +41,7 @@ class Output(io.TextIOBase):
         self._number = number
         self.lost = "" if under is not None else "it is closed"
         self.broken = False
+        self.used = False
         self.uncleaned = Uncleaned(self)
 
     @property
@@ -60,6 +62,7 @@ class Output(io.TextIOBase):
 
     def put(self, text: str) -> None:
         """Write ``text``, escaping only characters missing from the encoding."""
+        self.used = self.used or bool(text)
         if self._gone or self._under is None:
             return
         try:
@@ -154,6 +157,17 @@ def guarded_streams() -> Iterator[tuple[Output, Output]]:
             stream.flush()
         sys.stdout, sys.stderr = before
         warnings.showwarning = shown
+
+
+def output_used() -> bool:
+    """Whether this command, or a process that has its standard output, printed anything there."""
+    return isinstance(sys.stdout, Output) and sys.stdout.used
+
+
+def note_output_used() -> None:
+    """Note that another process printed to the standard output of this one."""
+    if isinstance(sys.stdout, Output):
+        sys.stdout.used = True
 
 
 def output_lost_error(reason: str) -> MmbuildError:

@@ -173,7 +173,7 @@ def _wrong_type(path: Path, node: YamlNode, expected: str, form: DocumentKind) -
         suggestion = form.other_values.get(f"{value}bit") if isinstance(value, int) else None
     return diagnostic_at(
         "MM114",
-        f"`{dotted(path) or f'the {form.name}'}` must be {expected}, not {_show(value)}",
+        f"`{dotted(path) or f'the {form.name}'}` must be {expected}, not {_kind(value, expected)}{_show(value)}",
         node.span,
         path=dotted(path),
         allowed=allowed,
@@ -191,7 +191,16 @@ def _out_of_bounds(path: Path, node: YamlNode, error: Any, form: DocumentKind) -
         return diagnostic_at("MM113", message, node.span, path=dotted(path), hint=hint)
     code = "MM116" if kind in _FORM else "MM114"
     message = f"`{dotted(path)}` cannot be {_show(plain(node))}"
-    return diagnostic_at(code, message, node.span, path=dotted(path), hint=description(path, form))
+    hint = form.value_hint(dotted(path), plain(node)) or _expected(description(path, form))
+    return diagnostic_at(code, message, node.span, path=dotted(path), hint=hint)
+
+
+def _expected(text: str | None) -> str | None:
+    """A key's description as a hint; hints begin in lower case, but for abbreviations."""
+    if text is None:
+        return None
+    lower = text[:1].lower() + text[1:] if text[1:2].islower() else text
+    return f"expected: {lower}"
 
 
 def _written(node: YamlNode) -> str:
@@ -208,6 +217,11 @@ def _allowed(group: Sequence[Any]) -> tuple[str, ...]:
         elif error["type"] == "bool_type" and len(group) > 1:
             words += ["true", "false"]
     return tuple(words)
+
+
+def _kind(value: Any, expected: str) -> str:
+    """Words before a value that looks like what is expected, but is text."""
+    return "the text " if expected.endswith("number") and isinstance(value, str) and value.isdigit() else ""
 
 
 def _show(value: Any) -> str:

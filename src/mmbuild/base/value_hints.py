@@ -9,6 +9,7 @@ from typing import Any
 
 _PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*%")
 _KIBI = re.compile(r"(\d{1,9})\s*[kK]")
+_WITH_UNIT = re.compile(r"\d{1,9}(?:\.\d{1,9})?\s*([A-Za-z]{2,20})")
 _TIGHT_PAIR = re.compile(r"([A-Za-z_]{1,100}):(\S{1,200})(?: .*)?")
 _TIGHT_COMMENT = re.compile(r"(\S{1,200})#(?: .*)?")
 _MOST = 1e15
@@ -55,7 +56,10 @@ def _number_hint(value: Any, *, whole: bool) -> str | None:
     if isinstance(value, str) and (found := _PERCENT.fullmatch(value)):
         return None if whole else f"write {float(found[1]) / 100:g}"
     number = _whole(value) if whole else None
-    return None if number is None else f"write {number}"
+    if number is not None:
+        return f"write {number}"
+    unit = _WITH_UNIT.fullmatch(value) if isinstance(value, str) else None
+    return f"remove `{unit[1]}`: the value is a number without a unit" if unit else None
 
 
 def _whole(value: Any) -> int | None:

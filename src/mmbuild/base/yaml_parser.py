@@ -27,10 +27,17 @@ _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _TIGHT = re.compile(r"(?P<key>\s*(?:- )?[A-Za-z_]{1,100}:)(?P<value>[^\s/:][^\s]{0,199})\s*$")
 # What libyaml was parsing at the error. The start of that construct is a better location than the error itself.
 _UNCLOSED = {
-    "while parsing a flow mapping": "close it with `}`, and put commas between its entries",
-    "while parsing a flow sequence": "close it with `]`, and put commas between its entries",
-    "while scanning a quoted scalar": "close the quote",
+    "while parsing a flow mapping": (
+        "the `{` is not closed, or a comma is missing",
+        "close it with `}`, and put commas between its entries",
+    ),
+    "while parsing a flow sequence": (
+        "the `[` is not closed, or a comma is missing",
+        "close it with `]`, and put commas between its entries",
+    ),
+    "while scanning a quoted scalar": ("the quote is not closed", "close it where the text ends"),
 }
+"""Context of an error -> what is wrong where that begins, and what to do."""
 _NOT_DECIMAL = "MM109"
 
 
@@ -124,8 +131,8 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
     context = getattr(error, "context", None)
     opened = getattr(error, "context_mark", None)
     if opened is not None and context in _UNCLOSED:
-        message = f"what is opened here does not end where it should: {problem}"
-        return diagnostic_at("MM101", message, _at(source, opened), hint=_UNCLOSED[context])
+        message, hint = _UNCLOSED[context]
+        return diagnostic_at("MM101", message, _at(source, opened), hint=hint)
     tight = _tight_colon(source, span, opened)
     if tight is not None:
         return diagnostic_at(
@@ -226,7 +233,13 @@ class _Reader:
                 first = own[key_node.value].key
                 line = first.line if first is not None else 0
                 message = f"key `{key_node.value}` is written twice, first on line {line}"
-                self._report("MM104", message, at, "keep one of the two", path=key_node.value)
+                sections = isinstance(value_node, yaml.MappingNode) and isinstance(
+                    own[key_node.value].value, dict
+                )
+                hint = (
+                    f"move all its keys below one `{key_node.value}:`" if sections else "keep one of the two"
+                )
+                self._report("MM104", message, at, hint, path=key_node.value)
             else:
                 own[key_node.value] = self.read(value_node, at)
         return {**merged, **own}

@@ -35,7 +35,10 @@ def _without_status_line(context: click.Context, _: click.Parameter, given: bool
 
 
 @commands.command(
-    "apply", verbose="Also print the store, cached results, and log lines of running actions.", resumes=True
+    "apply",
+    verbose="Also print the store, cached results, and log lines of running actions.",
+    resumes=True,
+    json_lines=True,
 )
 @options.recipes
 @options.location_options
@@ -101,7 +104,7 @@ def command(
     tally = EventStats()
     with _hub(offline=bool(planning.request["offline"])):
         result = _run(planning, applied, tally, as_json=as_json, live=not no_progress and layout == "text")
-    _report(planning, result, debug=debug, quiet=as_json)
+    _report(planning, result, len(tally.pulled), debug=debug, quiet=as_json)
     if layout == "github":
         github.report(planning.plan, tally, result, map(Path, planning.request["recipes"]))
     if not result.ok:
@@ -186,7 +189,7 @@ class _EventPrinter:
             raise self._failure
 
 
-def _report(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
+def _report(planning: Planning, result: Result, pulled: int, *, debug: bool, quiet: bool) -> None:
     """Print failures always, and a summary unless the events on standard output already report it."""
     from mmbuild.cli.output import print_failures, print_note, report_failed
 
@@ -199,7 +202,10 @@ def _report(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> 
     if not result.ok:
         print_failures(len(result.failed), len(result.ran))
         return
-    print_note(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+    from_others = f", {pulled} pulled" if pulled else ""
+    print_note(
+        f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused{from_others}"
+    )
     for line in _times(result):
         print_note(line)
     for build in planning.plan.builds:

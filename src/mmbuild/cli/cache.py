@@ -44,10 +44,10 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     from mmbuild.cli.output import print_note
     from mmbuild.cli.tables import print_untitled
     from mmbuild.core.store.action_cache import load_cache
-    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.layout import existing_store
     from mmbuild.core.store.reachability import reachable_artifacts
 
-    opened = open_store(store)
+    opened = existing_store(store)
     artifacts = reachable_artifacts(opened, load_cache(opened))
     if as_json:
         click.echo(
@@ -77,11 +77,11 @@ def verify(*, store: Path | None) -> None:
     """
     from mmbuild.base.status_line import working
     from mmbuild.cli.output import print_note, print_status
-    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.layout import existing_store
     from mmbuild.core.store.verify import check_store
 
     with working("checking the store") as progress:
-        result = check_store(open_store(store), progress)
+        result = check_store(existing_store(store), progress)
     for fault in result.faults:
         click.echo(f"removed: {fault}")
     for label in result.consumers:
@@ -138,12 +138,12 @@ def gc(
     from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import print_note
     from mmbuild.core.store.gc import collect
-    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.layout import existing_store, open_store
 
     limit = None if max_size is None else int(max_size)
     swept: GcResult
     if remote is None:
-        swept = collect(open_store(store), max_size=limit, older_than=older_than, dry_run=dry_run)
+        swept = collect(existing_store(store), max_size=limit, older_than=older_than, dry_run=dry_run)
     elif limit is None and older_than is None:
         raise click.UsageError(
             "--remote needs --older-than or --max-size: the builds of other machines are unknown"

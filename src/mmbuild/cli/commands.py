@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from mmbuild.base.diagnostics import FindingsError, render_json
-from mmbuild.cli.output import ResumableInterruptError, print_note
+from mmbuild.base.diagnostics import diagnostics_of, render_json
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.output_streams import output_used
+from mmbuild.cli.output import ResumableInterruptError, coded, print_note
 from mmbuild.cli.verbosity import Verbosity, set_verbosity
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,12 +84,16 @@ class Command(click.Command):
     Args:
         verbose: Help of ``-v``; without it, the command accepts ``-v`` and has nothing more to print.
         resumes: Whether it keeps what it finished before Ctrl-C and continues when it is run again.
+        json_lines: Whether ``--json`` prints an object per line, so that an error may follow others.
     """
 
-    def __init__(self, *args: Any, verbose: str = "", resumes: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, verbose: str = "", resumes: bool = False, json_lines: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.params += verbosity_options(verbose)
         self.resumes = resumes
+        self.json_lines = json_lines
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click; an unknown option is answered with the one that is meant, or with the recipe's key.
@@ -99,7 +105,7 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See click; with ``--json``, findings that end the command are also printed as JSON.
+        """See click; with ``--json``, an error with a code is also printed as JSON, instead of a result.
 
         Ctrl-C says whether the command can be continued.
 
@@ -108,10 +114,10 @@ class Command(click.Command):
         """
         try:
             return super().invoke(ctx)
-        except FindingsError as error:
-            if ctx.params.get("as_json"):
-                # On one line, so that it also fits into the output of an apply.
-                click.echo(render_json(error.diagnostics, indent=None))
+        except (MmbuildError, OSError, MemoryError) as error:
+            # A result that was printed says itself what is wrong, and a second document could not be parsed.
+            if ctx.params.get("as_json") and (self.json_lines or not output_used()):
+                click.echo(render_json(diagnostics_of(coded(error)), indent=None))
             raise
         except KeyboardInterrupt as stop:
             if self.resumes:
@@ -179,10 +185,10 @@ def _first_sentence(command: click.Command) -> str:
 
 
 def command(
-    name: str, *, verbose: str = "", resumes: bool = False
+    name: str, *, verbose: str = "", resumes: bool = False, json_lines: bool = False
 ) -> Callable[[Callable[..., Any]], Command]:
     """``click.command`` for a :class:`Command`."""
-    return click.command(name, cls=Command, verbose=verbose, resumes=resumes)
+    return click.command(name, cls=Command, verbose=verbose, resumes=resumes, json_lines=json_lines)
 
 
 def group(name: str) -> Callable[[Callable[..., Any]], Group]:

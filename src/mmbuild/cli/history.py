@@ -46,10 +46,10 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
       mmbuild history llava-int4 -n 5
     """
     from mmbuild.core.store.history import only, read_history
-    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.layout import existing_store
 
     names = [Path(build).name for build in builds]
-    recorded = read_history(open_store(store))
+    recorded = read_history(existing_store(store))
     _require_recorded(names, recorded)
     entries = only(recorded, names)
     if as_json:

@@ -45,11 +45,11 @@ def command(*, label: str | None, store: Path | None, follow: bool, as_json: boo
       mmbuild logs build_llm --follow
     """
     from mmbuild.core.store.action_logs import last_apply, read_runs
-    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.layout import existing_store
 
     if follow and (label is None or as_json):
         raise click.UsageError("--follow prints the log of one action: give VARIANT/STEP, without --json")
-    opened = open_store(store)
+    opened = existing_store(store)
     runs = read_runs(opened)
     if label is None:
         _list(last_apply(runs), opened, as_json=as_json)

@@ -106,7 +106,7 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         return error.exit_status
     except (OSError, MemoryError) as error:
         _print_traceback(debug)
-        report_error(_system_error(error))
+        report_error(coded(error))
         return 1
     except Exception as error:
         _print_traceback(debug)
@@ -125,8 +125,10 @@ def _interrupted(stop: BaseException) -> str:
     return "interrupted"
 
 
-def _system_error(error: OSError | MemoryError) -> MmbuildError:
-    """Errors of the file system or of memory are not bugs in mmbuild."""
+def coded(error: MmbuildError | OSError | MemoryError) -> MmbuildError:
+    """``error`` with a code: those of the file system or of memory are not bugs in mmbuild."""
+    if isinstance(error, MmbuildError):
+        return error
     if isinstance(error, MemoryError):
         return MmbuildError(
             "there is not enough memory", code="MM782", hint="free some memory, or use a larger machine"

@@ -14,7 +14,13 @@ class ModelFilesError(MmbuildError):
 
 
 class SourceError(MmbuildError):
-    """A source is unavailable or has unexpected content."""
+    """A source is unavailable or has unexpected content.
+
+    Attributes:
+        blame: Keys of the recipe that name the source, the most likely cause first, where a recipe is planned.
+    """
+
+    blame: tuple[str, ...] = ()
 
 
 class CheckpointError(MmbuildError):

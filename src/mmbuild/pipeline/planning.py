@@ -21,6 +21,7 @@ from mmbuild.core.store.stat_cache import StatCache
 from mmbuild.pipeline.options import PlanOptions
 
 if TYPE_CHECKING:
+    from mmbuild.backends.base import PlanContext
     from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
@@ -113,10 +114,10 @@ def lower_all(
     ``digests`` collects the digests of these files.
 
     Raises:
-        MmbuildError: A source cannot be identified.
+        RecipeError: A source of the hub cannot be identified; the finding has its place in the recipe.
+        MmbuildError: Another source cannot be identified.
     """
     from mmbuild.backends.base import PlanContext
-    from mmbuild.backends.table import backend
     from mmbuild.schema.explicit_values import explicit_values
 
     def digest(path: Path) -> str:
@@ -136,7 +137,7 @@ def lower_all(
         effective = {**effective, "sm": gpu.first_sm()}
     with closing(StatCache(store)) as index:
         context = PlanContext(effective, digest, offline, pins)
-        graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
+        graphs = [_lower(variant, context) for variant in variants]
     return tuple(
         replace(
             graph,
@@ -145,6 +146,20 @@ def lower_all(
         )
         for graph, variant in zip(graphs, variants, strict=True)
     )
+
+
+def _lower(variant: ResolvedRecipe, context: PlanContext) -> RecipeGraph:
+    from mmbuild.backends.table import backend
+    from mmbuild.models.errors import SourceError
+
+    try:
+        return backend(variant.recipe.engine.backend).lower(variant, context)
+    except SourceError as error:
+        if not error.blame or variant.node is None:
+            raise
+        from mmbuild.pipeline.unplanned_source import unplanned
+
+        raise unplanned(variant.node, error) from error
 
 
 def calibration_note(graphs: Iterable[RecipeGraph]) -> str:
@@ -187,7 +202,12 @@ def _pinned(variant: ResolvedRecipe) -> bool:
     if not backend(variant.recipe.engine.backend).cacheable(variant):
         return False
     model, data = variant.recipe.model, variant.recipe.engine.quantization.calibration
-    sources = [(model.source, model.revision), *([(data.data, data.revision)] if data is not None else [])]
+    vision = model.vision
+    sources = [
+        (model.source, model.revision),
+        *([(vision.source, vision.revision)] if vision is not None else []),
+        *([(data.data, data.revision)] if data is not None else []),
+    ]
     return all(
         _COMMIT.fullmatch(revision or "") for source, revision in sources if source.startswith("hf://")
     )

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.pipeline.options import PlanOptions
-
-_SUFFIXES = (".yaml", ".yml")
+from mmbuild.schema.recipe_names import SUFFIXES, is_project_marker, recipe_next_to
 
 
 class NoRecipesError(MmbuildError):
@@ -20,6 +19,8 @@ class NoRecipesError(MmbuildError):
 def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     """Return files unchanged, and directories as their YAML files. Subdirectories mostly contain base recipes.
 
+    An ``mmbuild.yaml`` that marks the root of a project is not a recipe.
+
     Raises:
         NoRecipesError: MM810, a directory without recipes.
     """
@@ -28,15 +29,22 @@ def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
         if not path.is_dir():
             files[path] = None
             continue
-        found = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and item.is_file())
+        found = sorted(item for item in path.iterdir() if _is_recipe(item))
         if not found:
             raise NoRecipesError(f"`{path}` contains no recipe", code="MM810", hint=_instead(path))
         files.update(dict.fromkeys(found))
     return tuple(files)
 
 
+def _is_recipe(item: Path) -> bool:
+    return item.suffix in SUFFIXES and item.is_file() and not is_project_marker(item)
+
+
 def _instead(directory: Path) -> str:
     """What to name instead of a directory without recipes."""
+    recipe = recipe_next_to(directory)
+    if recipe is not None:
+        return f"did you mean `{recipe}`?"
     if (directory / "engine.json").is_file():
         return "it is a built engine: name the recipe that it was built from"
     if (directory / "config.json").is_file():

@@ -13,12 +13,12 @@ from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, merge, printable
 from mmbuild.base.yaml_parser import parse, split_lines
+from mmbuild.schema.recipe_names import MARKER, SUFFIXES, recipe_next_to
 
 MAX_CHAIN = 16
 """Longest chain of recipes that extend one another."""
 _ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<!\.yaml)(?<!\.yml)")
-_SUFFIXES = (".yaml", ".yml")
-_ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
+_ROOT_MARKS = (".git", "pyproject.toml", MARKER)
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ def _read(
 
 def _not_a_recipe(lock: Path) -> Diagnostic:
     """The finding for a file that ``mmbuild lock`` wrote."""
-    owner = next((item for suffix in _SUFFIXES if (item := lock.with_suffix(suffix)).is_file()), None)
+    owner = next((item for suffix in SUFFIXES if (item := lock.with_suffix(suffix)).is_file()), None)
     name = "RECIPE" if owner is None else shlex.quote(_label(owner))
     return Diagnostic(
         "MM100",
@@ -193,9 +193,14 @@ def _text(path: Path, reference: YamlNode | None, document: Document) -> str | N
 
 def _neighbour(path: Path) -> str:
     if os.path.isdir(path):
-        return "name a recipe file, such as a .yaml file in that directory"
+        recipe = recipe_next_to(path)
+        return (
+            "name a recipe file, such as a .yaml file in that directory"
+            if recipe is None
+            else f"did you mean `{recipe}`?"
+        )
     try:
-        names = [item.name for item in entries(path.parent) if item.suffix in _SUFFIXES]
+        names = [item.name for item in entries(path.parent) if item.suffix in SUFFIXES]
     except (OSError, ValueError, FileRefusedError):
         return "check the path"
     near = nearest(path.name, names, cutoff=0.8)

@@ -90,6 +90,7 @@ def _parts(name: str, node: YamlNode) -> tuple[str, tuple[YamlNode, ...], Diagno
         f"axis `{name}` must be a list of values, or `{{key: dotted.key, values: [...]}}`",
         node.span,
         path=f"matrix.{name}",
+        hint=f"write `{name}: [{node.value}]`" if isinstance(node.value, str | int) else None,
     )
     return name, (), fault
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mmbuild.schema.model import NAME_PATTERN
+
 KEYS: Mapping[str, str] = {
     # vLLM, SGLang
     "max_model_len": "engine.max_input_len",
@@ -112,10 +114,19 @@ def value_hint(key: str, value: object) -> str | None:
     if key == "target.sm":
         capability = _capability(str(value).lower())
         return None if capability is None else f"write {capability}"
+    if key == "name":
+        return _name_hint(value)
     section = key.rpartition(".")[2]
     return (
         _VALUE_HINTS.get(str(value).lower()) if section in ("backend", "quantization", "algorithm") else None
     )
+
+
+def _name_hint(value: object) -> str | None:
+    """A name that is allowed, as similar as possible to ``value``."""
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", str(value)).strip("-._")
+    fits = isinstance(value, str) and re.fullmatch(NAME_PATTERN, name)
+    return f"use only letters, digits, `.`, `_` and `-`: `{name}`" if fits else None
 
 
 def _capability(word: str) -> int | None:

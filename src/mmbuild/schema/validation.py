@@ -91,7 +91,9 @@ def _version(node: YamlNode) -> Diagnostic:
     quoted = plain(node) == "1"
     return diagnostic_at(
         "MM115",
-        f"unknown recipe version `{plain(node)}`",
+        "`version` must be the number 1, not the text `1`"
+        if quoted
+        else f"unknown recipe version `{plain(node)}`",
         node.span,
         path="version",
         allowed=("1",),

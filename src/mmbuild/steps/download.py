@@ -63,10 +63,11 @@ def _from_hub(context: StepContext) -> None:
 
     params = context.params
     if params["commit"] is None:
+        key = "model.vision.revision" if params["source"] == "vision" else "model.revision"
         raise SourceError(
             f"the commit of `{params['repo']}` at `{params['revision']}` was unknown when planning offline",
             code="MM422",
-            hint="plan without --offline, or write the commit into model.revision",
+            hint=f"plan without --offline, or write the commit into {key}",
         )
     download(params["repo"], params["commit"], context.out, context.progress, params["directories"])
 

@@ -87,6 +87,19 @@ def test_layers_without_a_kernel_are_an_error_only_for_a_listed_server(tmp_path)
     assert not variants
 
 
+def test_the_warning_for_float32_names_the_dtype_of_the_printed_commands(tmp_path):
+    from mmbuild.backends.hf.commands import script
+
+    recipe = HF.replace("float16", "float32")
+    found, variants = findings(tmp_path, recipe, wide())
+    hint = found["MM886", "warning"].hint
+    assert hint.startswith("set engine.dtype to float16, or serve it with `--dtype float16`, ")
+    assert "--dtype float16" in script(variants)
+    # No kernel takes layers of this size, in any number format.
+    found, _ = findings(tmp_path, recipe, wide(intermediate_size=1028))
+    assert found["MM886", "warning"].hint.startswith("choose another engine.quantization")
+
+
 def test_groups_that_a_split_over_ranks_does_not_divide_are_refused(tmp_path):
     grouped = HF.replace("int8", "{algorithm: int4, group_size: 64}")
     assert not findings(tmp_path, grouped + SERVERS, wide())[0]

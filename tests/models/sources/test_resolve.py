@@ -123,7 +123,8 @@ def test_an_unresolved_branch_can_be_planned_but_not_downloaded_offline(
     identity = identify("hf://o/m", "dev", tmp_path, config=CONFIG, digest=digest, offline=True)
     assert identity.params == {"kind": "hf", "repo": "o/m", "commit": None, "revision": "dev"}
     assert identity.revision is None
-    params = {**identity.params, "directories": []}
+    params = {**identity.params, "source": "vision", "directories": []}
     with pytest.raises(MmbuildError, match="at `dev` was unknown") as caught:
         download.run(StepContext(params=params, out=tmp_path))
     assert caught.value.code == "MM422"
+    assert caught.value.hint == "plan without --offline, or write the commit into model.vision.revision"

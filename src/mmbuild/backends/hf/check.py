@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from mmbuild.backends.hf import kernels_found, names, names_found
+from mmbuild.backends.hf.commands import served_dtype
 from mmbuild.backends.hf.consumers.load import NAMES, Consumer, consumer
 from mmbuild.backends.hf.forms import FORMS, Form, quantization_config
 from mmbuild.backends.hf.sites import linear_names
@@ -120,6 +122,19 @@ def _kernels(
             "MM886",
             (_SERVERS if severity == "error" else "engine.quantization.algorithm", "engine.backend"),
             message,
-            "choose another engine.quantization, engine.dtype (float16 or bfloat16), tensor_parallel or server",
+            _dtype_hint(program, variant, request)
+            or "choose another engine.quantization, engine.dtype (float16 or bfloat16), tensor_parallel or server",
             severity,
         )
+
+
+def _dtype_hint(program: Consumer, variant: ResolvedRecipe, request: kernels_found.Request) -> str:
+    """What to do if ``engine.dtype`` is all that kernels of ``program`` do not take; else empty."""
+    served = served_dtype(program, request.dtype, request.form)
+    others = kernels_found.findings(program, variant.facts.llm, replace(request, dtype=served))
+    if served == request.dtype or any(others):
+        return ""
+    return (
+        f"set engine.dtype to {served}, or serve it with `--dtype {served}`, as the commands of `mmbuild script` and "
+        "`mmbuild serve` do"
+    )

@@ -72,20 +72,25 @@ def own_server(server: str, numbers: Mapping[str, Any], directory: str, form: Fo
         directory: The checkpoint.
         form: How its layers are stored; None: unquantized.
     """
-    dtype, remark = _dtype(consumer(server), numbers["dtype"], form)
-    return OwnServer(SERVERS[server]({**numbers, "dtype": dtype}, directory), remark)
-
-
-def _dtype(program: Consumer, dtype: str, form: Form | None) -> tuple[str, str]:
-    """``dtype``, or one that kernels of ``program`` for ``form`` take, with the reason."""
-    kernels = program.kernels.get(form.format, ()) if form is not None else ()
-    taken = [name for kernel in kernels for name in kernel.dtypes]
-    if not taken or dtype in taken:
-        return dtype, ""
-    return taken[0], (
-        f"`--dtype {taken[0]}` instead of the recipe's {dtype}: kernels of {program.title} {program.version} "
-        f"for quantized layers take {' or '.join(dict.fromkeys(taken))}"
+    program, dtype = consumer(server), numbers["dtype"]
+    served = served_dtype(program, dtype, form)
+    remark = (
+        f"`--dtype {served}` instead of the recipe's {dtype}: kernels of {program.title} {program.version} "
+        f"for quantized layers take {' or '.join(dict.fromkeys(_taken(program, form)))}"
     )
+    own = SERVERS[server]({**numbers, "dtype": served}, directory)
+    return OwnServer(own, "" if served == dtype else remark)
+
+
+def served_dtype(program: Consumer, dtype: str, form: Form | None) -> str:
+    """``dtype``, or the first that kernels of ``program`` for ``form`` take if they do not take ``dtype``."""
+    taken = _taken(program, form)
+    return taken[0] if taken and dtype not in taken else dtype
+
+
+def _taken(program: Consumer, form: Form | None) -> list[str]:
+    kernels = program.kernels.get(form.format, ()) if form is not None else ()
+    return [name for kernel in kernels for name in kernel.dtypes]
 
 
 def script(variants: Sequence[ResolvedRecipe]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import estimate, local_environment, step_params
+from mmbuild.backends.lowering.blame import blaming
 from mmbuild.backends.lowering.estimate import Sizes
 from mmbuild.base.gpu import gpus, least_memory
 from mmbuild.base.optional_packages import install_hint
@@ -122,8 +123,10 @@ def fetch_data(variant: ResolvedRecipe, context: PlanContext) -> Action | None:
 
 
 def _commit(repo: str, revision: str | None, context: PlanContext) -> str | None:
+    key = "engine.quantization.calibration"
     try:
-        return hub.resolve_revision(repo, revision, offline=context.offline, pins=context.pins)
+        with blaming(f"{key}.revision", f"{key}.data"):
+            return hub.resolve_revision(repo, revision, offline=context.offline, pins=context.pins)
     except SourceError as error:
         if not context.offline or error.code != "MM422":
             raise

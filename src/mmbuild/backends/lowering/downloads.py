@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import estimate, step_params
+from mmbuild.backends.lowering.blame import blaming
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
@@ -26,7 +27,7 @@ def download(variant: ResolvedRecipe, name: str, size: int, context: PlanContext
         context: Inputs besides the recipe.
 
     Raises:
-        MmbuildError: The source cannot be identified.
+        MmbuildError: The source cannot be identified; a SourceError says which keys name it.
     """
     model = variant.recipe.model
     source = model if name == "model" else model.vision
@@ -35,17 +36,19 @@ def download(variant: ResolvedRecipe, name: str, size: int, context: PlanContext
     if parse_source(source.source).kind == "directory":
         directory = variant.root / source.source
         require_files(directory, name, len(variant.configs), variant.facts.directories)
-    identity = identify(
-        source.source,
-        source.revision,
-        variant.root,
-        config=variant.configs[name],
-        digest=context.digest,
-        directories=directories,
-        offline=context.offline,
-        pins=context.pins,
-        places=variant.places,
-    )
+    key = "model" if name == "model" else "model.vision"
+    with blaming(f"{key}.revision", f"{key}.source"):
+        identity = identify(
+            source.source,
+            source.revision,
+            variant.root,
+            config=variant.configs[name],
+            digest=context.digest,
+            directories=directories,
+            offline=context.offline,
+            pins=context.pins,
+            places=variant.places,
+        )
     planned = step_params.download(variant.facts, name, variant.configs, directories)
     disk = 0 if identity.kind == "path" else size
     return make_action(

@@ -135,6 +135,21 @@ def open_store(root: Path | str | None = None) -> Store:
     return store
 
 
+def existing_store(root: Path | None = None) -> Store:
+    """Open the store at ``root`` for a command about its content; None is the default store, which may be new.
+
+    Raises:
+        MmbuildError: MM303, there is no store at ``root``; and as :func:`open_store`.
+    """
+    if root is not None and not root.expanduser().exists():
+        raise MmbuildError(
+            f"there is no store at `{root}`",
+            code="MM303",
+            hint="check the path; `mmbuild apply --store DIRECTORY` creates a store",
+        )
+    return open_store(root)
+
+
 def _unusable(what: str, error: Exception) -> MmbuildError:
     return MmbuildError(
         f"{what} cannot be used as a store: {error}",

@@ -74,8 +74,9 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def revision_key(repo: str) -> str:
-    """The recipe key for the revision."""
-    return "calibration.revision" if hub_index.repo_kind(repo)[1] == "dataset" else "model.revision"
+    """Where a recipe has the revision; a model may be the second source, ``model.vision``."""
+    kind = hub_index.repo_kind(repo)[1]
+    return "calibration.revision" if kind == "dataset" else "`revision`, next to the model's `source`"
 
 
 def _refused(where: str, error: Any) -> SourceError:

@@ -35,7 +35,7 @@ class PushOutcome(StrEnum):
     """Outcome of a push."""
 
     PUBLISHED = "published"
-    THERE = "was there"
+    THERE = "already there"
     ADOPTED = "another machine's result stands"
 
 

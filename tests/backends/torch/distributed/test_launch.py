@@ -15,6 +15,7 @@ from mmbuild.backends.torch.distributed import collectives, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from mmbuild.backends.torch.export import WithWeights, compile_package, export
+from mmbuild.base.output_streams import guarded_streams
 from support import TESTS
 from support.engines.build import TARGET
 from support.errors import refused
@@ -39,7 +40,9 @@ def left_over(directory):
 
 
 def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
-    run_on_ranks(2, "support.engines.rank_programs:tally", {"steps": 3})
+    with guarded_streams() as (out, _):
+        run_on_ranks(2, "support.engines.rank_programs:tally", {"steps": 3})
+    assert out.used  # by rank 0
     reported = capfd.readouterr()
     # Rank 1 counts twice: every number is three times what rank 0 alone would have.
     assert json.loads(reported.out) == [
@@ -101,7 +104,9 @@ def test_one_rank_has_no_collective():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, place):
     how = {"rank": rank, "how": "told"}
-    error = refused(RankError, "MM504", run_on_ranks, 2, "support.engines.rank_programs:failing", how)
+    with guarded_streams() as (out, _):
+        error = refused(RankError, "MM504", run_on_ranks, 2, "support.engines.rank_programs:failing", how)
+    assert not out.used
     assert error.message == ("rank 1: " if rank else "") + "the weights are damaged"
     assert capfd.readouterr() == ("", "")
     assert left_over(place) == []

@@ -30,7 +30,11 @@ def main(directory: Path) -> int:
     call = json.loads((directory / launch.CALL).read_text())
     try:
         with guarded_streams() as (out, _):
-            load_entry(call["target"])(**call["arguments"])
+            try:
+                load_entry(call["target"])(**call["arguments"])
+            finally:
+                if out.used and rank == 0:
+                    launch.note_output(directory)
             out.flush()
             if out.lost:
                 raise output_lost_error(out.lost)

@@ -23,10 +23,11 @@ from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.mpirun import Launcher
 from mmbuild.base.entries import load_entry
 from mmbuild.base.optional_packages import install_hint, require
+from mmbuild.base.output_streams import note_output_used
 
 CALL, LOG = "call.json", "mpirun.log"
 INTERRUPTED = 130  # exit status of a rank that was interrupted
-_INTERRUPT = "interrupted"
+_INTERRUPT, _OUTPUT = "interrupted", "printed"
 # Time for mpirun to stop the other ranks after a failure, time to exit after SIGTERM, and polling interval.
 _GRACE_SECONDS, _TERMINATE_SECONDS, _POLL_SECONDS = 15.0, 5.0, 0.5
 _BACKTRACE = re.compile(r"\[[^\]]+:\d+\] ")  # the host and process id before each line
@@ -68,6 +69,8 @@ def run_on_ranks(
     (directory / CALL).write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
     with _as_interrupts(interrupts, directory) as received:
         status = _run(launcher, ranks, directory)
+    if (directory / _OUTPUT).exists():
+        note_output_used()
     if (directory / _INTERRUPT).exists():
         # Other ranks may have written that they lost rank 0, and mpirun may have returned their status.
         shutil.rmtree(directory, ignore_errors=True)
@@ -82,6 +85,11 @@ def run_on_ranks(
 def note_interrupt(directory: Path) -> None:
     """In rank 0: write for the parent that it ends because of an interrupt."""
     (directory / _INTERRUPT).touch()
+
+
+def note_output(directory: Path) -> None:
+    """In rank 0: write for the parent that it printed to the parent's standard output."""
+    (directory / _OUTPUT).touch()
 
 
 @contextlib.contextmanager
