@@ -63,6 +63,19 @@ def test_invalid_variables_are_reported(config, monkeypatch, name, value):
     assert caught.value.code == "MM820"
 
 
+@pytest.mark.parametrize("url", ["sfile:///srv/mmbuild", "http://:80/a@b"])
+def test_a_url_is_shown_as_it_was_written(url):
+    chosen = settings(url)
+    assert chosen is not None
+    assert chosen.shown == url
+
+
+@pytest.mark.parametrize("url", ["nowhere", "s3:/bucket"])
+def test_what_is_not_a_url_is_shown_as_it_was_written(url):
+    with pytest.raises(MmbuildError, match=f"^`{url}` is not a shared store URL"):
+        settings(url)
+
+
 @pytest.mark.parametrize(
     "url", ["http://[::1", "s3://[x", "http://host:abc/x", "http://host:99999", "http://host:0"]
 )

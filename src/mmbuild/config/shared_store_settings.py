@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import YAML_TEXT
@@ -103,13 +103,10 @@ def _has_parts(url: str) -> bool:
 
 
 def _shown_url(url: str) -> str:
-    """Return ``url`` without user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # half of an IPv6 address
-        scheme, _, rest = url.partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]}"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """Return ``url``, which need not be one, without user, password, query and fragment."""
+    scheme, mark, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _settings(url: str, config: SharedStoreConfig | None) -> Settings:
