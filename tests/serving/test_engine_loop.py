@@ -10,6 +10,7 @@ import torch
 
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.models.errors import EngineError
+from mmbuild.serving import engine_loop
 from mmbuild.serving.engine_loop import EngineLoop
 from mmbuild.serving.jobs import Done, Failed, Piece
 from mmbuild.serving.sequence import AnswerState
@@ -302,6 +303,27 @@ def test_a_lost_engine_fails_what_is_under_way_and_takes_nothing_more(engine, st
     assert not loop.is_alive
     assert lost == [error]
     with pytest.raises(RankError):
+        loop.submit(Asked(1).job)
+
+
+def test_a_gpu_that_computes_no_more_is_a_lost_engine(engine, steps, monkeypatch) -> None:
+    lost = []
+    loop = EngineLoop(engine, queue=10, trace=steps.append, lost=lost.append)
+    loop.start()
+    engine.session.gate.clear()
+    asked = [Asked(place, tokens=9) for place in range(5)]
+    for one in asked:
+        loop.submit(one.job)
+    gone = EngineError("the GPU cannot be used any more", code="MM872")
+    monkeypatch.setattr(engine_loop, "lost_gpu", lambda _device: gone)
+    engine.session.fail = RuntimeError("a package failed")
+    engine.session.gate.set()
+    errors = [one.end().error for one in asked]
+    assert "a package failed" in errors[0].message
+    assert errors[1:] == [gone] * 4, "those that wait, too"
+    loop.close(20)
+    assert lost == [gone]
+    with pytest.raises(EngineError):
         loop.submit(Asked(1).job)
 
 

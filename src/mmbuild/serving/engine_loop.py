@@ -24,6 +24,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.flight import Flight, next_inputs
 from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece
+from mmbuild.serving.lost_gpu import lost_gpu
 from mmbuild.serving.scheduler import Reading, Scheduler, Turn, groups
 from mmbuild.serving.sequence import AnswerState
 from mmbuild.serving.under_way import Answering, ChosenToken, Row, drawn
@@ -250,7 +251,7 @@ class EngineLoop:
             self._guarded([reading.key], self._read, [reading])
 
     def _lose(self, error: MmbuildError) -> None:
-        """What other ranks have done of the turn is unknown."""
+        """What other ranks have done of the turn is unknown, or no other turn can succeed."""
         self.abandon(error)
         self._report_lost(error)
 
@@ -261,9 +262,11 @@ class EngineLoop:
                 work(what)
         except RankError as error:
             self._lose(error)
-        except Exception as error:  # a bug or a lost device must not end the thread
+        except Exception as error:  # a bug must not end the thread
             for key in keys:
                 self._fail(key, _as_reported(error))
+            if (lost := lost_gpu(self._engine.session.device)) is not None:
+                self._lose(lost)
 
     def _readable(self) -> int | None:
         """Tokens of prompts that are read in about the longest wait; None for models that read whole prompts."""
