@@ -151,7 +151,10 @@ def places(engine, tmp_path):
 )
 def test_bad_input_is_reported_on_one_screen(places, capsys, arguments, status, code, words):
     reported = run_output(capsys, *(places.get(word, word) for word in arguments), status=status)
-    assert reported.out == ""
+    if "--json" in arguments:
+        assert [item["code"] for item in json.loads(reported.out)["diagnostics"]] == [code]
+    else:
+        assert reported.out == ""
     assert reported.err.startswith("error: ")
     assert f"[{code}]" in reported.err
     assert words in reported.err

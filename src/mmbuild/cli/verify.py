@@ -90,13 +90,13 @@ def command(
     """
     from mmbuild.backends.base import VerifyRequest
     from mmbuild.backends.table import backend
-    from mmbuild.base.errors import UsageError
+    from mmbuild.base.errors import MmbuildError
     from mmbuild.cli.output import print_status
     from mmbuild.models.image_files import require_usable
     from mmbuild.models.validation.prompts import require_unicode
 
     if problem := options.unwritable(output):
-        raise UsageError(problem[0], code="MM781", hint=problem[1])
+        raise MmbuildError(problem[0], code="MM562", hint=problem[1])
     require_unicode(prompts)
     require_usable(Path(image) for image in images)
     description = options.checked_engine(build, check=check)  # fail early if it is not an engine
