@@ -7,7 +7,7 @@ FAMILY ?= llava
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.mmbuild/inductor
 
 # Where files are made fastest, if there is room: a disk takes half of the time of tests that compile nothing.
-MEMORY ?= $(shell test -w /dev/shm && test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 6000000 && echo /dev/shm || echo /tmp)
+MEMORY ?= $(shell test -w /dev/shm && test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 2000000 && echo /dev/shm || echo /tmp)
 
 SECONDS ?= 600
 SEED ?= 1

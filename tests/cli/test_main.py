@@ -120,6 +120,18 @@ def test_name_that_is_too_long_is_not_reported_as_a_bug(verb, capsys):
     assert "this is a bug" not in err
 
 
+@pytest.mark.parametrize("arguments", [["plan", "recipe.yaml"], ["init", "./model"], ["lock", "recipe.yaml"]])
+def test_a_directory_that_was_removed_is_named_as_the_cause(arguments, capsys, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: the current directory no longer exists [MM781]")
+    assert "hint: change to another directory" in told
+
+
 def test_help_lists_every_command_in_its_group(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

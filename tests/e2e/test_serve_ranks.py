@@ -178,6 +178,7 @@ def test_a_conversation(build, tmp_path) -> None:
     assert done.stderr.count("/image FILE") == 2
 
 
+@pytest.mark.extended  # the interrupted one below goes the same way
 def test_a_measurement(build, tmp_path) -> None:
     out = tmp_path / "a.json"
     words = ("--batch", "1,2", "--requests", "4", "--ignore-eos", "--max-new-tokens", "8", "-o", str(out))

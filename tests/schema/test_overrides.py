@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -52,12 +53,32 @@ def test_later_wins_and_empty_takes_back(tmp_path: Path) -> None:
         ("extends=a.yaml", "MM123", "extends"),
         ("=1", "MM123", "="),
         ("a..b=1", "MM123", "a..b"),
+        ("name=#x", "MM123", "#x"),
+        ("name=a #x", "MM123", "#x"),
+        ("engine.dtype=float16\t# for now", "MM123", "# for now"),
+        ("engine.dtype='float16' #", "MM123", "#"),
+        ("verify.prompts=[a] # b", "MM123", "# b"),
+        ("verify.prompts=[how many #s?]", "MM123", "#s?]"),
+        ("verify.prompts=\n- a\n- b # c", "MM123", "# c"),
     ],
 )
 def test_a_fault_points_into_the_argument(tmp_path: Path, argument: str, code: str, caret: str) -> None:
     found = only(load(tmp_path, RECIPE, argument))
     assert (found.code, found.file) == (code, f"--set {argument}")
     assert pointed(found) == caret
+
+
+@pytest.mark.parametrize(
+    "value", ["[a#b]", "['a #b']", '["a #b"]', "[a, 'how many #s?']", "\n- |\n  a # b\n", "\n- a # b\n- '#c'"]
+)
+def test_a_number_sign_that_is_no_comment_at_the_end_is_taken(tmp_path: Path, value: str) -> None:
+    (variant,) = load(tmp_path, RECIPE + "verify: {images: []}\n", f"verify.prompts={value}").variants
+    assert variant.recipe.verify is not None
+    assert list(variant.recipe.verify.prompts) == yaml.safe_load(value)
+
+
+def test_a_recipe_without_an_override_that_was_refused_is_not_loaded(tmp_path: Path) -> None:
+    assert not load(tmp_path, RECIPE, "engine.max_batch_size=1", "engine.dtype=float16 # x").variants
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

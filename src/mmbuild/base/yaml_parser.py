@@ -39,6 +39,17 @@ _UNCLOSED = {
 }
 """Context of an error -> what is wrong where that begins, and what to do."""
 _NOT_DECIMAL = "MM109"
+# Tokens that are written in the text; libyaml reports others, such as ends of blocks, after its comments.
+_WRITTEN = (
+    yaml.ScalarToken,
+    yaml.FlowSequenceEndToken,
+    yaml.FlowMappingEndToken,
+    yaml.AliasToken,
+    yaml.AnchorToken,
+    yaml.TagToken,
+    yaml.ValueToken,
+    yaml.BlockEntryToken,
+)
 
 
 def split_lines(text: str) -> tuple[str, ...]:
@@ -71,6 +82,19 @@ def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, lis
     reader = _Reader(source)
     node = reader.read(root)
     return node, reader.findings
+
+
+def comment_at_end(text: str) -> int | None:
+    """Index of the comment that a document ends with; None if it has none or is not valid YAML."""
+    try:
+        ends = [
+            token.end_mark.index for token in yaml.scan(text, Loader=_LOADER) if isinstance(token, _WRITTEN)
+        ]
+    except yaml.YAMLError:
+        return None
+    end = max(ends, default=0)
+    rest = text[end:]
+    return end + rest.index("#") if rest.lstrip().startswith("#") else None
 
 
 def _size_fault(text: str, source: Source) -> Diagnostic | None:

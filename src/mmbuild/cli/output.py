@@ -133,6 +133,12 @@ def coded(error: MmbuildError | OSError | MemoryError) -> MmbuildError:
         return MmbuildError(
             "there is not enough memory", code="MM782", hint="free some memory, or use a larger machine"
         )
+    if error.filename is None and _directory_is_gone():
+        return MmbuildError(
+            "the current directory no longer exists",
+            code="MM781",
+            hint="change to another directory, or run `cd .` if this one was created again",
+        )
     name = "" if error.filename is None else os.fsdecode(os.fspath(error.filename))
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     where = f"`{shown}`: " if shown else ""
@@ -141,6 +147,14 @@ def coded(error: MmbuildError | OSError | MemoryError) -> MmbuildError:
         code="MM781",
         hint="check the path, its permissions and its disk; `--debug` shows where it was used",
     )
+
+
+def _directory_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def report_error(error: MmbuildError) -> None:

@@ -85,11 +85,14 @@ def load_recipes(
     if allow_outside is None:
         allow_outside = os.environ.get("MMBUILD_ALLOW_OUTSIDE", "").lower() in _TRUE
     parsed, findings = parse_overrides(overrides)
+    incomplete = bool(findings)
     session = _Session(parsed, ModelCache(offline, pins), allow_outside, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
     _refuse_duplicate_names(variants, session)
     _refuse_long_names(variants, session)
-    return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
+    # Without an override, a variant is not what was requested.
+    requested = () if incomplete else tuple(variants)
+    return LoadResult(requested, _unique(session.findings), tuple(dict.fromkeys(session.files)))
 
 
 def load(request: PlanOptions, pins: Pins = NO_PINS) -> LoadResult:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, printable
-from mmbuild.base.yaml_parser import parse, split_lines
+from mmbuild.base.yaml_parser import comment_at_end, parse, split_lines
 
 _EXTEND = "write a short recipe that extends the other"
 _MOST_PARTS = YAML_TEXT.depth
@@ -74,7 +74,23 @@ def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
     if not text.strip():
         return Override(key, YamlNode(None, at, at)), []
     # Spaces in place of the key preserve the columns of the argument.
-    node, findings = parse(source, " " * (len(key) + 1) + text)
+    value = " " * (len(key) + 1) + text
+    comment = comment_at_end(value)
+    if comment is not None:
+        return None, [_comment(source, value, comment)]
+    node, findings = parse(source, value)
     if node is None:
         return None, findings
     return Override(key, YamlNode(node.value, node.span, at)), findings
+
+
+def _comment(source: Source, text: str, start: int) -> Diagnostic:
+    """MM123: YAML would drop the end of a value that a shell has passed on."""
+    before = split_lines(text[:start])
+    rest = text[start:].strip()
+    return diagnostic_at(
+        "MM123",
+        f"YAML reads `{_short(rest)}` as a comment, which is not part of the value",
+        Span(source, len(before), len(before[-1]) + 1, max(len(split_lines(rest)[0]), 1)),
+        hint="remove it, or quote the value within the shell's quotes: --set 'verify.prompts=[\"what is #1 ?\"]'",
+    )

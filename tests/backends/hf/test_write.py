@@ -47,6 +47,21 @@ def test_an_unquantized_checkpoint_holds_the_model_s_tensors(tmp_path, family):
     assert all(torch.equal(written[name], tensor.half()) for name, tensor in original.items())
 
 
+def test_an_embedding_under_the_name_of_its_tied_head_is_written_under_its_own(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(FAMILIES["blip2-opt"], model)
+    assert facts("blip2-opt").llm.tie_word_embeddings
+    stored = load_file(model / "model.safetensors")
+    table = stored.pop("language_model.model.decoder.embed_tokens.weight")
+    save_file({**stored, "language_model.lm_head.weight": table}, model / "model.safetensors")
+    out = tmp_path / "out"
+    out.mkdir()
+    write(model, out, "blip2-opt", facts("blip2-opt").llm, "float16", how("blip2-opt", "int4", "float16"), {})
+    written = tensors(out)
+    names = ("language_model.model.decoder.embed_tokens.weight", "language_model.lm_head.weight")
+    assert all(torch.equal(written[name], table.half()) for name in names)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_linear_layers_of_the_decoder_are_quantized(tmp_path, family):
     original = original_tensors(family)

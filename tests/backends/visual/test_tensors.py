@@ -62,6 +62,48 @@ def test_one_safetensors_file(module, tmp_path, prefix):
     assert_filled(module, tensors())
 
 
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "model.vision_tower.weight",
+        "vision_tower.vision_model.weight",
+        "model.vision_tower.vision_model.weight",
+    ],
+)
+def test_a_tensor_under_the_names_of_two_releases_is_refused(module, tmp_path, other, shards):
+    # transformers takes the last of the two, whichever that is.
+    content = {**tensors(), other: torch.ones(5, 3)}
+    if shards:
+        save_file({other: content.pop(other)}, tmp_path / "b.safetensors")
+        save_file(content, tmp_path / "a.safetensors")
+        placed = dict.fromkeys(content, "a.safetensors") | {other: "b.safetensors"}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    else:
+        save_file(content, tmp_path / "model.safetensors")
+    error = refused(CheckpointError, "MM434", fill, module, {"model": tmp_path}, canonical)
+    assert f"`{other}`" in error.message
+    assert "`vision_tower.weight`" in error.message
+
+
+def test_what_the_module_does_not_need_may_be_there_twice(module, tmp_path):
+    more = {
+        "vision_tower.post_layernorm.weight": torch.ones(3),
+        "model.vision_tower.post_layernorm.weight": torch.zeros(3),
+    }
+    save_file({**tensors(), **more}, tmp_path / "model.safetensors")
+    fill(module, {"model": tmp_path}, canonical)
+    assert_filled(module, tensors())
+
+
+def test_of_two_sources_the_first_one_counts(module, tmp_path):
+    for number, source in enumerate(("model", "vision")):
+        (tmp_path / source).mkdir()
+        save_file(tensors(number), tmp_path / source / "model.safetensors")
+    fill(module, {source: tmp_path / source for source in ("model", "vision")}, canonical)
+    assert_filled(module, tensors(0))
+
+
 def test_shards_of_an_index(module, tmp_path):
     shards = {}
     for number, (name, tensor) in enumerate(tensors().items()):

@@ -1,15 +1,21 @@
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import Blip2ForConditionalGeneration, T5ForConditionalGeneration
 
-from mmbuild.models.checkpoint.config import CheckpointConfig
+from mmbuild.models.checkpoint.config import CheckpointConfig, components
 from mmbuild.models.checkpoint.convert import convert
 from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families import family
+from mmbuild.models.families.facts import LlmFacts
+from support.errors import refused
+from support.models import tiny_families
 from support.models import weights_on_disk as disk
 
 
@@ -124,6 +130,50 @@ def test_a_head_that_is_stored_is_taken_though_the_config_ties_it(tmp_path: Path
     assert np.array_equal(rank["lm_head.weight"], tensors["language_model.lm_head.weight"])
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "text"])
+@pytest.mark.parametrize("differs", [None, "encoder", "decoder"])
+@pytest.mark.parametrize("copies", [("encoder", "decoder"), ("decoder",), ("encoder",), ()])
+def test_each_t5_stack_has_the_embeddings_that_transformers_gives_it(
+    tmp_path: Path, copies: tuple[str, ...], differs: str | None, whole: bool
+) -> None:
+    model = tmp_path / "m"
+    if whole:
+        tiny_families.save_model("blip2-t5", 1, model)
+    else:
+        model = tiny_families.save_in_two("blip2-t5", 1, tmp_path)["model"]
+    prefix = "language_model." if whole else ""
+    stored = load_file(model / "model.safetensors")
+    table = stored[f"{prefix}shared.weight"]
+    copied = {
+        f"{prefix}{name}.embed_tokens.weight": table.flip(0).contiguous()
+        if name == differs
+        else table.clone()
+        for name in copies
+    }
+    save_file(stored | copied, model / "model.safetensors", {"format": "pt"})
+    kind = Blip2ForConditionalGeneration if whole else T5ForConditionalGeneration
+    loaded = kind.from_pretrained(model)
+    t5 = loaded.language_model if whole else loaded
+    facts = t5_facts(json.loads((model / "config.json").read_text()), whole, tmp_path)
+    stacks = {name: CheckpointConfig(llm, "float32", 1) for name, llm in facts.items()}
+    (tmp_path / "out").mkdir()
+    convert(model, tmp_path / "out", "blip2-t5", stacks)
+    # Features and words are put together by the table that both stacks share.
+    required = {"encoder": t5.shared.weight, "decoder": t5.decoder.embed_tokens.weight}
+    for name, weight in required.items():
+        found = load_file(tmp_path / "out" / name / "rank0.safetensors")
+        assert torch.equal(found["embedding.vocab_embedding.weight"], weight), name
+    head = load_file(tmp_path / "out" / "decoder" / "rank0.safetensors")["lm_head.weight"]
+    assert torch.equal(head, t5.lm_head.weight)
+
+
+def t5_facts(config: dict[str, Any], whole: bool, root: Path) -> Mapping[str, LlmFacts]:
+    """The stacks of a T5, whose tower a text model has from the second source."""
+    vision = None if whole else json.loads((root / "vision" / "config.json").read_text())
+    facts = family("blip2-t5").facts(config, vision)
+    return components(facts.llm, facts.encoder)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_weights_are_converted_to_the_engine_s_dtype(tmp_path: Path, dtype: str) -> None:
     content = disk.config()
@@ -202,3 +252,19 @@ def test_progress_ends_at_one_and_never_goes_back(tmp_path: Path) -> None:
     convert(model, tmp_path / "out", "llava", {".": config}, lambda _, amount: seen.append(amount.fraction))
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("other", ["layers.1.mlp.up_proj.weight", "embed_tokens.weight", "lm_head.weight"])
+def test_a_tensor_under_the_names_of_two_releases_is_refused(tmp_path: Path, other: str, tied: bool) -> None:
+    content = disk.config() | {"tie_word_embeddings": tied}
+    tensors = disk.decoder(content, np.random.default_rng(9))
+    # transformers takes the last of the two, whichever that is.
+    head = other == "lm_head.weight"
+    newer = other if head else f"model.language_model.{other}"
+    older = "language_model.lm_head.weight" if head else f"language_model.model.{other}"
+    shown = "language_model.model.embed_tokens.weight" if head and tied else older
+    tensors[newer] = tensors[shown] + 1
+    model = disk.write_model(tmp_path / "m", content, tensors)
+    error = refused(CheckpointError, "MM434", run, model, tmp_path / "out")
+    assert f"`{newer}` and as `{shown}`" in error.message

@@ -18,6 +18,7 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.families.processor import Processor, Request, encode, load_processor
 from support.marks import slow_except
 from support.models import tiny_families as tiny
+from support.models.directories import edit
 
 BLIP2 = ["blip2-opt", "blip2-t5"]
 EXAMPLES = Path(__file__).parents[3] / "examples" / "models"
@@ -108,6 +109,15 @@ def test_nougat_reads_a_page_as_transformers_prepares_it(tmp_path: Path) -> None
     assert found.pixels.shape == (1, 3, *facts.visual.image_size)
     assert processor.suppressed_token_ids == (processor.tokenizer.unk_token_id,)
     assert processor.repetition is not None
+
+
+@pytest.mark.parametrize(("unknown", "suppressed"), [("<unk>", (3,)), ("", ()), (None, ())])
+def test_nougat_suppresses_the_unknown_token_if_there_is_one(
+    unknown: str | None, suppressed: tuple[int, ...], tmp_path: Path
+) -> None:
+    tiny.save_model("nougat", 2, tmp_path)
+    edit(tmp_path / "tokenizer_config.json", unk_token=unknown)
+    assert load_processor(tmp_path, "nougat").suppressed_token_ids == suppressed
 
 
 def test_nougat_takes_one_page_and_no_question(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForConditionalGeneration
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import part
 from mmbuild.models.families.processor import Request
-from mmbuild.models.families.reference import arguments
+from mmbuild.models.families.reference import arguments, load_inputs
+from support.errors import refused
 from support.models import tiny_families as tiny
+from support.models.directories import edit
 
 STEPS = 5
 
@@ -130,3 +134,48 @@ def test_nothing_is_compared_with_weights_made_up(family: str, file: str, name: 
     with pytest.raises(EngineError) as caught:
         part(family, "reference").load({"model": tmp_path}, torch.float32, "cpu")
     assert caught.value.code == "MM563"
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "name"),
+    [
+        ("vila", "vision_tower/model.safetensors", "encoder.layers.0.mlp.fc1.weight"),
+        ("vila", "mm_projector/model.safetensors", "layers.2.bias"),
+        ("vila", "llm/model.safetensors", "model.norm.weight"),
+        ("nougat", "model.safetensors", "decoder.model.decoder.layer_norm.weight"),
+        ("blip2-opt", "model.safetensors", "query_tokens"),
+        ("blip2-t5", "model.safetensors", "language_model.shared.weight"),
+    ],
+)
+def test_weights_of_another_shape_are_an_error_with_a_code(
+    family: str, file: str, name: str, tmp_path: Path
+) -> None:
+    if family == "vila":
+        tiny.save_vila(4, tmp_path)
+    else:
+        tiny.save_model(family, 2, tmp_path)
+    tensors = load_file(tmp_path / file)
+    tensors[name] = torch.cat([tensors[name], tensors[name]], dim=-1)
+    save_file(tensors, tmp_path / file, metadata={"format": "pt"})
+    refused(EngineError, "MM563", part(family, "reference").load, {"model": tmp_path}, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_mean": "x"},
+        {"image_std": [{}, 1, 1]},
+        {"rescale_factor": ["x"]},
+        {"size": {"height": 0, "width": 0}},
+    ],
+)
+def test_settings_that_transformers_fails_on_are_an_error_with_a_code(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tiny.save_model("blip2-opt", 2, tmp_path)
+    prepare = load_inputs("blip2-opt", {"model": tmp_path}, model)
+    picture = Image.new("RGB", (30, 20), "red")
+    assert prepare("what ?", [picture]).pixels.numel()
+    edit(tmp_path / "preprocessor_config.json", **wrong)
+    prepare = load_inputs("blip2-opt", {"model": tmp_path}, model)
+    refused(EngineError, "MM599", prepare, "what ?", [picture])

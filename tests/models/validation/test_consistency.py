@@ -566,6 +566,16 @@ SMALL_FILES = {
         "MM743",
         ['`size` is {"shortest_edge": 28}', "336 in"],
     ),
+    "a processor without an image processor": (
+        lambda d: (as_before_2025(d), (d / "preprocessor_config.json").unlink()),
+        "MM402",
+        [PROCESSOR, "has no `image_processor`", "preprocessor_config.json"],
+    ),
+    "a class of processors that is not known": (
+        lambda d: edit(d / PROCESSOR, processor_class="OwnProcessor"),
+        "MM744",
+        ["`processor_class` in", "\"OwnProcessor\": transformers has no such class of processors"],
+    ),
     "an image processor that is not known": (
         lambda d: set_images(d, image_processor_type="OwnProcessor", size={}),
         "MM744",

@@ -22,6 +22,7 @@ from mmbuild.models.checkpoint.convert import DERIVED, find_sources, naming_of, 
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats, row_blocks
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.checkpoint.tensor_table import tensors
+from mmbuild.models.checkpoint.tied_embedding import with_embedding
 from mmbuild.models.checkpoint.writer import TensorEntry
 from mmbuild.models.errors import CheckpointError
 
@@ -84,7 +85,8 @@ def write(
         CheckpointError: A tensor is missing, has another shape or number format, holds NaN or infinity, or belongs to
             no module.
     """
-    with open_weights(model) as stored, ExitStack() as files:
+    with open_weights(model) as found, ExitStack() as files:
+        stored = with_embedding(found, family, "embed_tokens.weight", tied=llm.tie_word_embeddings)
         parts = [_renamed(part, family) for part in _parts(stored, family, llm, dtype, how)]
         _require_different(parts)
         opened: dict[str, tuple[writer.OpenFile, TensorEntry]] = {}

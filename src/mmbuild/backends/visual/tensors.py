@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmbuild.base.progress import BYTES, Amount, Progress, silent
 from mmbuild.models.checkpoint import writer
-from mmbuild.models.checkpoint.convert import require_finite
+from mmbuild.models.checkpoint.convert import require_finite, stored_twice
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.dtypes import DTYPES
@@ -106,14 +106,16 @@ def convert(
 def _stored(
     module: nn.Module, sources: Mapping[str, Path], canonical: Canonical
 ) -> Iterator[tuple[str, StoredTensor]]:
-    """The stored tensor of every parameter, by its common name.
+    """The stored tensor of every parameter, by its common name; that of the first source that has it.
 
     Raises:
         EngineError: MM532, a parameter has no tensor; MM531, the shapes differ.
+        CheckpointError: MM434, a source has a tensor under two names.
     """
     required = {canonical("module", name): parameter for name, parameter in module.named_parameters()}
     for source, directory in sources.items():
         with open_weights(directory) as stored:
+            _require_one_name({name: canonical(source, name) for name in stored}, set(required))
             for name, tensor in stored.items():
                 known = canonical(source, name)
                 parameter = required.pop(known, None) if known is not None else None
@@ -129,6 +131,14 @@ def _stored(
             code="MM532",
             hint="the visual tower or projector is missing from the weights",
         )
+
+
+def _require_one_name(known: Mapping[str, str | None], required: Collection[str | None]) -> None:
+    """Check that a source has no required tensor under the names of two releases of transformers."""
+    found: dict[str | None, str] = {}
+    for name, common in known.items():
+        if common in required and found.setdefault(common, name) != name:
+            raise stored_twice(name, found[common])
 
 
 def _require_shape(name: str, stored: StoredTensor, parameter: Tensor) -> None:

@@ -28,7 +28,11 @@ def write_whole(path: Path, content: bytes, *, owned: bool = False) -> None:
     try:
         _write_and_rename(fresh, path, content, owned=owned)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # messages name the file, not the temporary one
+        error.filename = str(path)  # messages name the file, not the temporary one
+        with suppress(AttributeError):  # only the error of a rename has a second name
+            del error.filename2
+        with suppress(OSError):
+            discard(Path(fresh))  # a full disk needs the room
         raise
 
 

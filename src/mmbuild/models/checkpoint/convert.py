@@ -21,8 +21,16 @@ from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats, row_blocks
 from mmbuild.models.checkpoint.reader import rank_file
 from mmbuild.models.checkpoint.tensor_parallel import check_ranks
-from mmbuild.models.checkpoint.tensor_table import HEAD, SourceTensor, TensorSpec, tensors
+from mmbuild.models.checkpoint.tensor_table import (
+    DECODER_WORDS,
+    HEAD,
+    SourceTensor,
+    TensorSpec,
+    full_name,
+    tensors,
+)
 from mmbuild.models.checkpoint.threads import map_ordered
+from mmbuild.models.checkpoint.tied_embedding import with_embedding
 from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import Naming
 
@@ -33,11 +41,6 @@ if TYPE_CHECKING:
 
 # Buffers that older transformers saved, although they are derived from the config.
 DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attention.bias")
-
-
-def full_name(naming: Naming, source: str) -> str:
-    """Full name of a tensor of :mod:`mmbuild.models.checkpoint.tensor_table`."""
-    return naming.head if source == HEAD else naming.prefix + source
 
 
 def naming_of(family: str, names: Collection[str], first: str) -> Naming:
@@ -200,19 +203,41 @@ def find_sources(
         tied: Whether the config ties the head to the embedding table.
 
     Raises:
-        CheckpointError: MM430 to MM434 as :func:`convert`; MM749, a tensor holds integers.
+        CheckpointError: MM430 to MM434 as :func:`convert`, MM434 also for a tensor under two names; MM749, a tensor
+            holds integers.
     """
     parts = [part for component in specs.values() for spec in component.values() for part in spec.parts]
     embedding = parts[0].source
+    stored = with_embedding(stored, family, embedding, tied=tied)
     naming = naming_of(family, stored, embedding)
     sources: dict[str, tuple[str, StoredTensor]] = {}
     for part in parts:
-        # If a tied head differs it is stored anyway, and transformers 5 uses it regardless of the config.
-        shared = part.source == HEAD and tied and naming.head not in stored
-        name = full_name(naming, embedding if shared else part.source)
+        # If a tied table differs it is stored anyway, and transformers 5 uses it regardless of the config.
+        shared = part.source == DECODER_WORDS or (part.source == HEAD and tied)
+        own = full_name(naming, part.source)
+        name = full_name(naming, embedding) if shared and own not in stored else own
         sources[part.source] = (name, _checked(name, part, stored))
+    _require_one_name(family, stored, sources)
     _require_all_used(naming, stored, [name for name, _ in sources.values()])
     return sources
+
+
+def _require_one_name(family: str, stored: Mapping[str, StoredTensor], sources: Sources) -> None:
+    """Check that no tensor is also stored under the name of another release: transformers takes the last one."""
+    for source, (name, _) in sources.items():
+        for naming in families.family(family).NAMINGS:
+            other = full_name(naming, source)
+            if other != name and other in stored:
+                raise stored_twice(other, name)
+
+
+def stored_twice(name: str, other: str) -> CheckpointError:
+    """MM434: a file has a tensor under the names of two releases of transformers."""
+    return CheckpointError(
+        f"the weights hold one tensor twice, as `{name}` and as `{other}`, and programs take one or the other",
+        code="MM434",
+        hint="load the model with transformers, check its answers, and save it into an empty directory",
+    )
 
 
 def _require_all_used(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:

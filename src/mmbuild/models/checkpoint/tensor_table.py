@@ -15,7 +15,7 @@ from functools import partial
 
 from mmbuild.models.checkpoint import tensor_parallel
 from mmbuild.models.checkpoint.tensor_parallel import Rule
-from mmbuild.models.families.facts import LlmFacts
+from mmbuild.models.families.facts import LlmFacts, Naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,17 @@ class TensorSpec:
 
 
 HEAD = "lm_head.weight"
+SHARED_WORDS = "shared.weight"
+"""T5's embedding table of both stacks."""
+ENCODER_WORDS = "encoder.embed_tokens.weight"
+"""A copy of it."""
+DECODER_WORDS = "decoder.embed_tokens.weight"
+"""T5's embedding table of the decoder, which the weights hold only where it may differ from the shared one."""
+
+
+def full_name(naming: Naming, source: str) -> str:
+    """Full name of a source tensor."""
+    return naming.head if source == HEAD else naming.prefix + source
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +237,9 @@ def _t5(component: str) -> tuple[_Row, ...]:
     )
     last = 1 if component == "encoder" else 2
     return (
-        _embedding("embedding.vocab_embedding.weight", "shared.weight"),
+        _embedding(
+            "embedding.vocab_embedding.weight", DECODER_WORDS if component == "decoder" else SHARED_WORDS
+        ),
         *_attention(f"{layer}.{own}", f"{block}.0.SelfAttention", _T5_PROJECTIONS),
         _row(f"{layer}.{own}.rel_attn_table", table, tensor_parallel.table_heads, "BN", transposed=True),
         *_norm(f"{layer}.{own}_layernorm", f"{block}.0.layer_norm", bias=False),

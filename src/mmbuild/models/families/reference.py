@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from mmbuild.base.errors import MmbuildError
 from mmbuild.models.dtypes import DTYPES
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import part
@@ -62,9 +63,25 @@ def load_inputs(family: str, sources: Mapping[str, Path], model: Any) -> Inputs:
         model: Result of :func:`load_reference`.
 
     Raises:
-        EngineError: MM516, the processor cannot be read.
+        EngineError: MM516, the processor cannot be read; called, MM599, it fails.
     """
-    return cast("Inputs", part(family, "reference").load_inputs(sources, model))
+    inputs = cast("Inputs", part(family, "reference").load_inputs(sources, model))
+
+    def prepare(question: str | None, pictures: Sequence[Any]) -> Request:
+        try:
+            return inputs(question, pictures)
+        except MmbuildError:
+            raise
+        # Settings of a model that was never validated can fail anywhere in transformers.
+        except Exception as error:
+            raise EngineError(
+                f"transformers cannot prepare this question: {type(error).__name__}: {first_line(error)}",
+                code="MM599",
+                hint="give the model directory that the engine was built from, or compare the processor's files with "
+                "the model's original",
+            ) from error
+
+    return prepare
 
 
 def open_for_reference(picture: Picture) -> Any:

@@ -20,6 +20,7 @@ class ExpectedFiles:
         image_class: Image processor if no file names one: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
         tokenizer: Subdirectory of the tokenizer; empty for the model's directory.
         images: Source of the image processor, and its subdirectory.
+        whole_processor: Whether tokenizer and image processor are loaded as one, by a class that the files may name.
         squaring: How images are made square before the image processor: ``pad`` or ``resize``; None if they are not.
         image_token: Key in config.json of the id of the image token; None if there is no image token.
         adds_image_token: Whether the processor adds that token to a tokenizer without one.
@@ -36,6 +37,7 @@ class ExpectedFiles:
     image_class: str
     tokenizer: str = ""
     images: tuple[Literal["model", "vision"], str] = ("model", "")
+    whole_processor: bool = False
     squaring: Literal["pad", "resize"] | None = None
     image_token: str | None = None
     adds_image_token: bool = False

@@ -129,17 +129,24 @@ def _refuse(found: ImageProcessor, key: str, problem: str) -> None:
 
 
 def require_one_image_processor(directory: Path, default: str) -> None:
-    """Check that two image processors in a directory agree, because programs read one or the other.
+    """Check that a directory has one image processor, or two that agree, because programs read one or the other.
 
     Args:
         directory: Directory of the files.
         default: Class if a file names none, as for :func:`require_image_size`.
 
     Raises:
-        ModelFilesError: MM743, they state different values of a setting that affects pixels.
+        ModelFilesError: MM743, they state different values of a setting that affects pixels; MM402, a processor is
+            there, and no image processor.
         SmallFileError: MM731, a file is damaged.
     """
     chosen, other = read_image_processor(directory), directory / PREPROCESSOR
+    if chosen is None and (directory / PROCESSOR).is_file():
+        raise ModelFilesError(
+            f"`{display(directory / PROCESSOR)}` has no `image_processor`, and there is no `{PREPROCESSOR}`",
+            code="MM402",
+            hint=f"download `{PREPROCESSOR}` too: pictures cannot be prepared without it",
+        )
     if chosen is None or chosen.file == other or not other.is_file():
         return
     second = read_json(other)

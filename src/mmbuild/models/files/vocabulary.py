@@ -12,10 +12,9 @@ from typing import Any
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files.sentencepiece_file import pieces
 from mmbuild.models.files.small_files import SmallFileError, display, read_json
+from mmbuild.models.files.tokenizer_values import NAMED, config_problems, map_problems
 
 _MOST_IDS = 1 << 32  # ids are unsigned 32-bit integers in the tokenizers library
-# Named special tokens, in the order in which transformers adds missing ones.
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _JSON, _CONFIG, _ADDED, _NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -96,11 +95,13 @@ def _read(directory: Path, stats: tuple[tuple[int, ...] | None, ...]) -> SavedTo
         return None
     config = _optional(directory / _CONFIG)
     _require_no_methods(directory / _CONFIG, config)
+    _require_loadable(directory / _CONFIG, config, config_problems(config))
     known, whole = vocabulary
     stated = list(_added(directory, config))
     _require_one_id(directory, known, [*stated, *_second_vocabulary(directory, config)])
     if "added_tokens_decoder" not in config:
         names = _optional(directory / _NAMES)
+        _require_loadable(directory / _NAMES, names, map_problems(names))
         config = {**config, **{key: _text(value) or value for key, value in names.items()}}
     tokens = dict(known)
     more = [token.text for token in stated] + list(_special_texts(config))
@@ -137,6 +138,16 @@ def _require_no_methods(file: Path, config: Mapping[str, Any]) -> None:
                 hint="remove the key"
                 + ("; `add_bos_token` may be what it means" if "special" in name else ""),
             )
+
+
+def _require_loadable(file: Path, content: Mapping[str, Any], problems: Iterator[tuple[str, str]]) -> None:
+    for key, problem in problems:
+        raise SmallFileError(
+            f"`{key}` in `{display(file)}` is {json.dumps(content[key])[:80]}: {problem}, so that transformers "
+            "cannot load the tokenizer",
+            code="MM731",
+            hint="copy the value from the original model, or remove the key",
+        )
 
 
 def _optional(path: Path) -> Mapping[str, Any]:
@@ -245,7 +256,7 @@ def _require_one_id(directory: Path, known: Mapping[str, Token], stated: list[To
 
 def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Special tokens by name: the standard ones, then the model's, with priority for ``extra_special_tokens``."""
-    for name in _NAMED:
+    for name in NAMED:
         text = _text(config.get(name))
         if text is not None:
             yield name, text
@@ -254,7 +265,7 @@ def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     own |= extra if isinstance(extra, dict) else {}
     for name, value in own.items():
         text = _text(value)
-        if name not in _NAMED and text is not None:
+        if name not in NAMED and text is not None:
             yield name, text
 
 

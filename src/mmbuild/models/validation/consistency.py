@@ -21,6 +21,7 @@ from mmbuild.models.files import (
     adapters,
     call_settings,
     chat_template,
+    processor_class,
     processor_config,
     remote_code,
     weight_files,
@@ -215,6 +216,12 @@ def _call_settings(model: Model, expected: ExpectedFiles) -> None:
         call_settings.require_none(directory, model.facts.llm.max_position_embeddings)
 
 
+def _processor_class(model: Model, expected: ExpectedFiles) -> None:
+    directory = model.directory("model", expected.tokenizer)
+    if directory is not None and expected.whole_processor:
+        processor_class.require_processor_class(directory)
+
+
 def _one_image_processor(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory(*expected.images)
     if directory is not None:
@@ -319,6 +326,7 @@ _CHECKS: tuple[Check, ...] = (
     _own_code,
     _vocabulary,
     _call_settings,
+    _processor_class,
     _one_image_processor,
     _image_size,
     _placeholders,

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmbuild.models.checkpoint.config import components
-from mmbuild.models.checkpoint.convert import find_sources, full_name, naming_of
+from mmbuild.models.checkpoint.convert import find_sources, naming_of
 from mmbuild.models.checkpoint.hf_weights import StoredTensor
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
-from mmbuild.models.checkpoint.tensor_table import tensors
+from mmbuild.models.checkpoint.tensor_table import full_name, tensors
+from mmbuild.models.checkpoint.tied_embedding import with_embedding
 from mmbuild.models.errors import CheckpointError, ModelFilesError
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.files.weight_files import Header
@@ -71,11 +72,13 @@ def require_shapes(
     """
     stacks = components(facts.llm, facts.encoder)
     specs = {where: {spec.name: spec for spec in tensors(stack)} for where, stack in stacks.items()}
+    tied = any(stack.tie_word_embeddings for stack in stacks.values())
+    stored = with_embedding(stored, family, _embedding_source(facts), tied=tied)
     name = embedding_name(family, facts, stored)
     if name is not None:
         _require_embedding(name, stored[name], (facts.llm.vocab_size, facts.llm.hidden_size), keys)
     if whole:
-        find_sources(family, specs, stored, tied=any(stack.tie_word_embeddings for stack in stacks.values()))
+        find_sources(family, specs, stored, tied=tied)
 
 
 def require_projector(names: Sequence[str], stored: Mapping[str, StoredTensor]) -> None:
@@ -101,17 +104,23 @@ def require_projector(names: Sequence[str], stored: Mapping[str, StoredTensor]) 
 
 def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> str | None:
     """Full name of the language model's embedding; None where no naming of the family finds it."""
-    source = next(tensors(facts.llm)).parts[0].source
+    source = _embedding_source(facts)
     try:
         return full_name(naming_of(family, stored, source), source)
     except CheckpointError:
         return None
 
 
+def _embedding_source(facts: ModelFacts) -> str:
+    """Name of the embedding in the table of the first stack: T5's decoder may have its own."""
+    first = next(iter(components(facts.llm, facts.encoder).values()))
+    return next(tensors(first)).parts[0].source
+
+
 def layer_names(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> list[str]:
     """Full names of the tensors of the language model's first layer, of which ``stored`` holds the embedding."""
     parts = [part.source for spec in tensors(facts.llm) for part in spec.parts]
-    naming = naming_of(family, stored, parts[0])
+    naming = naming_of(family, stored, _embedding_source(facts))
     return [full_name(naming, source) for source in dict.fromkeys(parts) if ".0." in source]
 
 

@@ -34,10 +34,10 @@ TRAITS = Traits(
 )
 
 # Below ``language_model.`` in a whole checkpoint, bare in a text one. Both stacks share one embedding table; older
-# files hold copies of it, and an unused table of relative positions for cross-attention.
+# files hold copies of it, and an unused table of relative positions for cross-attention. Features and words reach the
+# encoder through the shared table, whatever its own copy holds; the decoder reads its own.
 _IGNORED = (
     "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
     "EncDecAttention.relative_attention_bias.weight",
 )
 NAMINGS = (

@@ -21,6 +21,7 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
         hidden_size="text_config.hidden_size",
         image_size="vision_config.image_size",
         image_class="Llava",
+        whole_processor=True,
         image_token="image_token_id" if config.get("image_token_id") is not None else "image_token_index",
         template="processor",
         projector=tuple(f"multi_modal_projector.linear_{layer}.{kind}" for layer in (1, 2) for kind in kinds),

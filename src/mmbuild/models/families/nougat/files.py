@@ -13,4 +13,5 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:  # 
         hidden_size="decoder.d_model",
         image_size="encoder.image_size",
         image_class="Nougat",
+        whole_processor=True,
     )

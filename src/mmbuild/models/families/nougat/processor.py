@@ -38,7 +38,8 @@ def load(directory: Path) -> Processor:
         pixels = hugging_face.pixels_of(loaded.image_processor, pictures)
         return Request(ids=(start,), pixels=pixels)
 
-    unknown = loaded.tokenizer.unk_token_id
+    # transformers looks for the id of an empty token without end.
+    unknown = loaded.tokenizer.unk_token_id if loaded.tokenizer.unk_token else None
     return Processor(
         loaded.tokenizer,
         encode,

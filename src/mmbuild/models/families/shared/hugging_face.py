@@ -24,12 +24,19 @@ def saved_processor(directory: Path) -> Any:
     """transformers' processor in ``directory``; Pillow is enough, torchvision is not needed.
 
     Raises:
-        EngineError: MM516, tokenizer or image processor cannot be read.
+        EngineError: MM516, tokenizer or image processor cannot be read, or transformers finds only one of them.
     """
     _quietly()
     from transformers import AutoProcessor
 
-    return _saved(AutoProcessor, directory, backend="pil")
+    loaded = _saved(AutoProcessor, directory, backend="pil")
+    if getattr(loaded, "tokenizer", None) is None or getattr(loaded, "image_processor", None) is None:
+        raise EngineError(
+            f"transformers loads no processor from `{directory}`, but a {type(loaded).__name__}",
+            code="MM516",
+            hint="remove `processor_class` from the model's files: the class then follows from config.json",
+        )
+    return loaded
 
 
 def saved_tokenizer(directory: Path) -> Any:
@@ -170,7 +177,7 @@ def _saved(kind: Any, directory: Path, **options: Any) -> Any:
         ) from error
 
 
-_OF_TRANSFORMERS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+_OF_TRANSFORMERS = (OSError, ValueError, LookupError, ImportError, RuntimeError, TypeError, AttributeError)
 # the message of transformers would be about tiktoken, which cannot read such a file
 _SENTENCEPIECE = (
     "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "

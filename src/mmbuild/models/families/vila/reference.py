@@ -203,12 +203,20 @@ def _fill(module: nn.Module, prefix: str, state: Mapping[str, Tensor], directory
         name for name in needed if name not in found and not name.startswith(("head.", "post_layernorm."))
     )
     if missing:
-        raise EngineError(
-            f"`{directory}` holds no `{missing[0]}` of the visual side",
-            code="MM563",
-            hint="give the model directory that the engine was built from with --model",
-        )
+        raise _unloadable(directory, f"holds no `{missing[0]}` of the visual side")
+    for name, parameter in needed.items():
+        if name in found and found[name].shape != parameter.shape:
+            shapes = f"{list(found[name].shape)}, and config.json says {list(parameter.shape)}"
+            raise _unloadable(directory, f"holds `{name}` of the visual side with the shape {shapes}")
     module.load_state_dict({name: found[name] for name in needed if name in found}, strict=False)
+
+
+def _unloadable(directory: Path, problem: str) -> EngineError:
+    return EngineError(
+        f"`{directory}` {problem}",
+        code="MM563",
+        hint="give the model directory that the engine was built from with --model",
+    )
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
