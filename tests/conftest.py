@@ -40,18 +40,23 @@ settings.register_profile("mmbuild", deadline=None, derandomize=True)
 settings.register_profile("quick", settings.get_profile("mmbuild"), max_examples=QUICK)
 settings.load_profile("mmbuild")
 
-# Minutes each where nothing is compiled yet: with the longest first, both processes of `make test` end together.
+# Minutes each where nothing is compiled yet: with the longest first, all processes of `make test` end together. Those
+# that wait (Ray, ranks) come early, while others compile: two that wait at the end leave a core idle.
 LONGEST = (
     "backends/torch/distributed/test_engine.py",
     "backends/torch/test_demo_models.py",
     "backends/torch/test_families.py",
     "e2e/test_apply_llava.py",
+    "team/ray/test_node_selection.py",
     "e2e/test_exam.py",
+    "e2e/test_serve_ranks.py",
+    "backends/torch/distributed/test_launch.py",
     "tools/test_fuzz.py",
+    "team/ray/test_one_machine.py",
     "backends/torch/test_engine.py",
     "backends/torch/test_calibrated_engines.py",
     "models/files/test_chat_template.py",
-    "backends/torch/distributed/test_launch.py",
+    "docs/test_sessions.py",
     "e2e/test_exam_calibrated.py",
     "e2e/test_concurrent_real.py",
     "backends/torch/test_logits_processors.py",

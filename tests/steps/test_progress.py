@@ -188,8 +188,10 @@ def test_every_step_of_an_apply_ends_at_its_total(
         if event.kind is EventKind.PROGRESS and (amount := from_data(event.data)) is not None:
             last[event.label.partition("/")[2]] = amount
 
-    variants = api.load_recipe(RECIPES / recipe, [f"engine.dtype={dtype}"])
+    steps = UNITS[recipe, dtype]
+    unasked = [] if "verify" in steps else ["verify=null"]
+    variants = api.load_recipe(RECIPES / recipe, [f"engine.dtype={dtype}", *unasked])
     plan = api.plan(variants, store=tmp_path / "store", build_dir=tmp_path / "build")
     api.apply(plan, sink=sink)
-    for step, unit in UNITS[recipe, dtype].items():
+    for step, unit in steps.items():
         assert (last[step].unit, last[step].complete) == (unit, True), step
