@@ -7,12 +7,12 @@ from support.engines.loaded import demo_engine
 
 pytestmark = pytest.mark.slow
 
-PICTURES = 250
+PICTURES = 500
 
 
 @pytest.fixture(scope="module")
 def items():
-    """One question about each of 250 pictures: the kinds take turns."""
+    """One question about each of 500 pictures: the kinds take turns."""
     found = {}
     for item in exam.items(pictures=PICTURES):
         found.setdefault(id(item.picture), []).append(item)
@@ -24,7 +24,7 @@ def shares(items):
     return {precision: exam.examine(demo_engine("float16", precision), items) for precision in exam.NAMES}
 
 
-def test_the_exam_asks_every_kind_about_250_pictures(items):
+def test_the_exam_asks_every_kind_about_500_pictures(items):
     assert len(items) == PICTURES
     kinds = [item.question.kind for item in items]
     assert min(kinds.count(kind) for kind in set(kinds)) >= 20
