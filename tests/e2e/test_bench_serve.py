@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 
+import httpx
 import pytest
 
 from support.engines.loaded import BATCH, demo_directory
@@ -93,6 +95,13 @@ def until_second_run(measuring: subprocess.Popen[str]) -> None:
     pytest.fail("there was no second run")
 
 
+def answered(url: str) -> float:
+    """How many requests a server has answered rightly."""
+    found = re.search(r'^mmbuild_requests_total\{status="200"\} (\S+)$', httpx.get(f"{url}/metrics").text, re.M)
+    assert found
+    return float(found[1])
+
+
 def ended_early(measuring: subprocess.Popen[str], out, why: str) -> dict:
     """The result of a sweep that ended early."""
     printed, said = measuring.communicate(timeout=120)
@@ -124,7 +133,9 @@ def test_a_server_that_dies_in_a_sweep_leaves_the_finished_runs(tmp_path) -> Non
         ready(url)
         measuring = bench(url, "--clients", "1,2,4", "--requests", "100", "-o", str(out))
         until_second_run(measuring)
-        threading.Event().wait(0.3)  # the second run is under way
+        known = answered(url)
+        while answered(url) < known + 4:
+            threading.Event().wait(0.01)
         process.kill()
         result = ended_early(measuring, out, "nothing answers at the server's address any more")
     first, second = result["runs"]

@@ -57,8 +57,11 @@ def message(asked) -> dict:
     return {"role": "user", "content": parts}
 
 
-def streamed(url: str, body: dict) -> tuple[str, str | None]:
-    """The text of a streamed answer, and the code of the error with which it ended."""
+def streamed(url: str, body: dict, begun: threading.Barrier | None = None) -> tuple[str, str | None]:
+    """The text of a streamed answer, and the code of the error with which it ended.
+
+    Waits at ``begun`` when the answer's first text is there.
+    """
     text, code = "", None
     with httpx.stream("POST", url + CHAT, json={**body, "stream": True}, timeout=60) as response:
         assert response.status_code == 200, response.read()
@@ -67,6 +70,9 @@ def streamed(url: str, body: dict) -> tuple[str, str | None]:
                 event = json.loads(line.removeprefix("data: "))
                 code = event["error"]["code"] if "error" in event else code
                 text += "".join(one["delta"].get("content") or "" for one in event.get("choices", ()))
+                if begun and text:
+                    begun.wait(60)
+                    begun = None
     return text, code
 
 
@@ -82,12 +88,11 @@ def test_requests_join_each_other_and_get_the_answers_that_they_get_alone(build,
         watches, steps = [watched(pid) for pid in ranks], trace.read_text().splitlines()
         # What is under way when the server is asked to stop is answered.
         with ThreadPoolExecutor(4) as pool:
-            last = [pool.submit(httpx.post, url + CHAT, json=body, timeout=60) for body in bodies[:4]]
-            known = len(steps)
-            while not any('"decoded": 4' in line for line in trace.read_text().splitlines()[known:]):
-                threading.Event().wait(0.001)
+            begun = threading.Barrier(5)
+            last = [pool.submit(streamed, url, body, begun) for body in bodies[:4]]
+            begun.wait(60)
             process.send_signal(signal.SIGTERM)
-            assert {one.result().status_code for one in last} == {200}
+            assert [one.result() for one in last] == alone[:4]
         assert process.wait(60) == 0
         assert all(map(ends, watches))
     by_itself, together = ([json.loads(line) for line in part] for part in (steps[:mark], steps[mark:]))
