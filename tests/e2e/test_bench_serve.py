@@ -97,7 +97,9 @@ def until_second_run(measuring: subprocess.Popen[str]) -> None:
 
 def answered(url: str) -> float:
     """How many requests a server has answered rightly."""
-    found = re.search(r'^mmbuild_requests_total\{status="200"\} (\S+)$', httpx.get(f"{url}/metrics").text, re.M)
+    found = re.search(
+        r'^mmbuild_requests_total\{status="200"\} (\S+)$', httpx.get(f"{url}/metrics").text, re.M
+    )
     assert found
     return float(found[1])
 

@@ -221,6 +221,25 @@ def test_groups_that_a_seven_billion_llama_can_have(tmp_path: Path, ranks: int, 
         assert found == ([] if 11008 // ranks % group == 0 else ["MM162"])
 
 
+@pytest.mark.parametrize("backend", ["torch", "hf"])
+@pytest.mark.parametrize("algorithm", ["int8", "int4", "int4_awq"])
+@pytest.mark.parametrize(
+    ("size", "ranks", "fitting"),
+    [(65, 1, None), (130, 2, "possible tensor_parallel: 1"), (132, 2, None), (128, 1, None)],
+)
+def test_outputs_of_a_rank_pack_two_to_a_byte(
+    tmp_path: Path, backend: str, algorithm: str, size: int, ranks: int, fitting: str | None
+) -> None:
+    """Of engines: checkpoints of backend hf pack along the inputs."""
+    recipe = ENGINE.replace("backend: torch", f"backend: {backend}") + f"  quantization: {algorithm}\n"
+    found = load(tmp_path, recipe + f"  tensor_parallel: {ranks}\n", config=with_text(intermediate_size=size))
+    odd = size // ranks % 2 == 1 and backend == "torch" and algorithm != "int8"
+    assert ("MM437" in codes(found)) is odd
+    if odd and algorithm == "int4":
+        assert only(found).hint == (fitting or "set engine.quantization to int8")
+        assert "mlp.fc 65" in only(found).message
+
+
 def test_groups_are_no_second_cause_where_ranks_do_not_divide(tmp_path: Path) -> None:
     assert codes(load(tmp_path, LLAVA_7B, "engine.tensor_parallel=3", offline=True)) == ["MM147"]
 

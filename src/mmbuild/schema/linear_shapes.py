@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from mmbuild.models.checkpoint.tensor_table import tensors
@@ -52,7 +52,16 @@ def divides(llm: LlmFacts, ranks: int) -> bool:
 
 def unfit_for_groups(facts: ModelFacts, ranks: int, group: int) -> tuple[Linear, ...]:
     """Linear layers whose inputs on a rank are not a whole number of groups."""
-    unfit = (layer for llm in stacks(facts) for layer in linears(llm, ranks) if layer.inputs % group)
+    return _unfit(facts, ranks, lambda layer: layer.inputs % group != 0)
+
+
+def unfit_for_pairs(facts: ModelFacts, ranks: int) -> tuple[Linear, ...]:
+    """Linear layers whose outputs on a rank do not pack two to a byte."""
+    return _unfit(facts, ranks, lambda layer: layer.outputs % 2 != 0)
+
+
+def _unfit(facts: ModelFacts, ranks: int, condition: Callable[[Linear], bool]) -> tuple[Linear, ...]:
+    unfit = (layer for llm in stacks(facts) for layer in linears(llm, ranks) if condition(layer))
     return tuple(dict.fromkeys(unfit))
 
 

@@ -110,6 +110,8 @@ class Algorithm(StrEnum):
 WEIGHT_ONLY = frozenset({Algorithm.INT8, Algorithm.INT4})
 MOST_RANKS = 64
 CALIBRATED = frozenset({Algorithm.INT4_AWQ, Algorithm.SMOOTHQUANT, Algorithm.FP8})
+PAIRED = frozenset({Algorithm.INT4, Algorithm.INT4_AWQ})
+"""Values of neighbouring outputs share a byte, in TensorRT-LLM's layout."""
 
 
 class GenerationConfig(StrEnum):

@@ -17,8 +17,24 @@ from mmbuild.schema import tensorrt_llm_versions
 from mmbuild.schema.calibration_rules import float8_gpu, generated_pictures
 from mmbuild.schema.exclusive_settings import combinations
 from mmbuild.schema.gate_rules import gates_beyond_length, gates_on_random_weights, gates_without_verify
-from mmbuild.schema.linear_shapes import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
-from mmbuild.schema.model import CALIBRATED, FITTED, MOST_RANKS, WEIGHT_ONLY, Algorithm, Recipe
+from mmbuild.schema.linear_shapes import (
+    GROUP_SIZES,
+    divides,
+    group_size,
+    stacks,
+    unfit_for_groups,
+    unfit_for_pairs,
+)
+from mmbuild.schema.model import (
+    CALIBRATED,
+    FITTED,
+    MOST_RANKS,
+    PAIRED,
+    WEIGHT_ONLY,
+    Algorithm,
+    Backend,
+    Recipe,
+)
 from mmbuild.schema.solver import multimodal_len, sequence_len, traits, visual_batch
 
 MIN_TEXT = 1
@@ -170,6 +186,28 @@ def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
         )
 
 
+def _pairs(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
+    """Two int4 values of neighbouring outputs share a byte; checkpoints of backend hf pack along the inputs."""
+    engine = recipe.engine
+    paired = engine.quantization.algorithm in PAIRED and engine.backend is not Backend.HF
+    if not paired or not _split(facts, engine.tensor_parallel):
+        return
+    wrong = unfit_for_pairs(facts, engine.tensor_parallel)
+    if wrong:
+        layers = ", ".join(f"{layer.name} {layer.outputs}" for layer in wrong)
+        ways = (ranks for ranks in range(1, MOST_RANKS + 1) if _split(facts, ranks))
+        fitting = [str(ranks) for ranks in ways if not unfit_for_pairs(facts, ranks)]
+        yield Violation(
+            "MM437",
+            ("engine.tensor_parallel", "engine.quantization.algorithm"),
+            f"outputs per rank are odd with tensor_parallel {engine.tensor_parallel}, and do not pack two to a byte: "
+            f"{layers}",
+            f"possible tensor_parallel: {', '.join(fitting)}"
+            if fitting
+            else "set engine.quantization to int8",
+        )
+
+
 def _groups_that_fit(facts: ModelFacts) -> str:
     ways = [ranks for ranks in range(1, MOST_RANKS + 1) if _split(facts, ranks)]
     fits = {
@@ -318,6 +356,7 @@ MODEL_RULES: tuple[ModelRule, ...] = (
     ModelRule(_LENGTHS, _positions),
     ModelRule(("engine.tensor_parallel",), _heads),
     ModelRule(("engine.tensor_parallel", "engine.quantization"), _groups),
+    ModelRule(("engine.tensor_parallel", "engine.quantization"), _pairs),
     ModelRule(("engine.quantization", "model.source"), generated_pictures),
 )
 
