@@ -24,8 +24,7 @@ def render(package: str, name: str, values: Mapping[str, Any], **filters: Callab
 
     Values are escaped for HTML (``*.html.j2``) or Markdown (``*.md.j2``). Markdown templates have a filter ``code``.
     """
-    environment = _environment(package, ".md." in name).overlay()
-    environment.filters = environment.filters | filters
+    environment = _environment(package, ".md." in name, tuple(filters.items()))
     return environment.get_template(name).render(values)
 
 
@@ -35,7 +34,9 @@ def code(value: Any) -> str:
 
 
 @cache
-def _environment(package: str, markdown: bool) -> Environment:
+def _environment(
+    package: str, markdown: bool, filters: tuple[tuple[str, Callable[..., Any]], ...]
+) -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -49,6 +50,7 @@ def _environment(package: str, markdown: bool) -> Environment:
     )
     if markdown:
         environment.filters["code"] = code
+    environment.filters.update(filters)
     return environment
 
 

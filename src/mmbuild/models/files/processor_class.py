@@ -14,6 +14,7 @@ from typing import Any
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files.processor_config import PROCESSOR, read_image_processor
 from mmbuild.models.files.small_files import display, read_json
+from mmbuild.models.files.transformers_names import transformers_names
 
 _KEY = "processor_class"
 _USUAL = frozenset({"LlavaProcessor", "NougatProcessor", "CLIPProcessor"})
@@ -62,8 +63,5 @@ def _is_known(stated: Any) -> bool:
         return False
     if stated in _USUAL:
         return True
-    try:
-        import transformers  # takes a second, and no model of these families needs it here
-    except ImportError:
-        return True
-    return stated in dir(transformers)
+    names = transformers_names()
+    return names is None or stated in names

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mmbuild.models.files.transformers_names import transformers_names
+
 _CHANNELS = 3
 _OFF = "`null` is a value of its own there, and transformers does not take its default for it"
 _SIZE = "a size is a whole number of pixels, or names such numbers"
@@ -69,11 +71,9 @@ def _is_known(name: str) -> bool:
     plain = name.removesuffix(_FAST).removesuffix(_PIL)
     if plain in _USUAL:
         return True
-    try:
-        import transformers  # takes a second, and no model of these families needs it here
-    except ImportError:
+    names = transformers_names()
+    if names is None:
         return True
-    names = set(dir(transformers))
     return plain.endswith("ImageProcessor") and not names.isdisjoint({plain, plain + _PIL, plain + _FAST})
 
 
