@@ -9,6 +9,8 @@ from mmbuild.core.steps.registry import StepSpec
 _TENSORRT_LLM = "tensorrt-llm"
 _TORCH = ("torch",)
 _EXPORT = (*_TORCH, "torch.export", "mmbuild.backends.torch.compile_pool")
+# Towers and processors; the module of a family's own classes adds little.
+_MODELS = ("transformers.models.auto.processing_auto",)
 
 STEPS: Mapping[str, StepSpec] = {
     spec.name: spec
@@ -18,10 +20,10 @@ STEPS: Mapping[str, StepSpec] = {
         StepSpec("convert", "3", "mmbuild.steps.convert:run", _TORCH),
         StepSpec("quantize", "2", "mmbuild.steps.quantize:run", _TORCH),
         StepSpec("build_llm", "7", "mmbuild.steps.build_llm:run", _EXPORT),
-        StepSpec("build_visual", "4", "mmbuild.steps.build_visual:run", _EXPORT),
-        StepSpec("convert_visual", "1", "mmbuild.steps.convert_visual:run", _TORCH),
+        StepSpec("build_visual", "4", "mmbuild.steps.build_visual:run", (*_EXPORT, *_MODELS)),
+        StepSpec("convert_visual", "1", "mmbuild.steps.convert_visual:run", (*_TORCH, *_MODELS)),
         StepSpec("assemble", "6", "mmbuild.steps.assemble:run"),
-        StepSpec("measure", "3", "mmbuild.steps.measure:run", _TORCH),
+        StepSpec("measure", "3", "mmbuild.steps.measure:run", (*_TORCH, *_MODELS)),
         StepSpec("verify", "4", "mmbuild.steps.verify:run"),
         # Backend hf: the weights, the files next to them, and the card.
         StepSpec("hf_weights", "3", "mmbuild.steps.hf_weights:run", _TORCH),

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mmbuild.core.execution import forkserver
 from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.worker_pool import start_workers
 from mmbuild.core.graph.keys import action_key, body_key
@@ -118,3 +121,45 @@ def test_a_job_of_any_size_reaches_its_worker(store, workers):
     (path,) = store.tree(done["digest"]).iterdir()
     assert text in path.read_text()
     assert json.loads(store.journal.read_text().splitlines()[-1])["label"] == "r/write"
+
+
+def test_a_job_waits_until_what_it_needs_was_imported_once_for_all(store, tmp_path):
+    """Its worker would import it too, and so would each of several."""
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "needed_by_some.py").write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from support.steps.trivial import write as run\n"
+        "with Path(__file__).with_suffix('.log').open('a') as log:\n"
+        "    print(os.getpid(), file=log)\n"
+    )
+    hold = os.open(tmp_path, os.O_RDONLY)
+    preload, path = ["colorsys", "needed_by_some"], [str(tmp_path), *sys.path]
+    with start_workers(tmp_path / "staging", preload, hold, path=path) as started:
+        for number in range(3):
+            asked = job(store, f"{number}-job", text=str(number))
+            started.start(replace(asked, entry="needed_by_some:run", preload=("needed_by_some",)))
+        lines = []
+        wait_for(lambda: sum(m["event"] == "exit" for m in received(started, lines)) == 3)
+        imported = (tmp_path / "needed_by_some.log").read_text().split()
+        assert imported == [str(started.process.pid)]
+    os.close(hold)
+
+
+def test_what_the_first_waiting_job_needs_is_imported_first(monkeypatch):
+    imported = []
+    monkeypatch.setattr(forkserver, "_import_all", imported.extend)
+    preload, waiting = ["a", "b", "c"], [b'1-job\t["c", "b"]\t"/"\t{}', b'2-job\t["a"]\t"/"\t{}']
+    while preload:
+        forkserver._import_next(preload, waiting)
+        waiting = [line for line in waiting if not forkserver._needed(line).isdisjoint(preload)]
+    assert imported == ["b", "c", "a"]
+
+
+def test_a_module_that_is_not_there_holds_up_nothing(store, tmp_path):
+    (tmp_path / "staging").mkdir()
+    hold = os.open(tmp_path, os.O_RDONLY)
+    with start_workers(tmp_path / "staging", ["no.such.module"], hold) as started:
+        started.start(replace(job(store), preload=("no.such.module", "nor.this")))
+        assert messages(started, "exit")[-1]["status"] == 0
+    os.close(hold)

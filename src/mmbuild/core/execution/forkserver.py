@@ -3,8 +3,10 @@
 Not ``multiprocessing``'s fork server: that one runs the user's main module again in each worker, which breaks
 scripts without a main guard, and it does not report the resource usage of the workers it reaped.
 
-It stays single-threaded, so that forking is safe, and while idle it imports what the coming steps need.
-Jobs arrive on standard input, one per line: its name, its directory as JSON text and the job, separated by tabs.
+It stays single-threaded, so that forking is safe, and while idle it imports what the coming steps need. A job waits
+until what it needs has been imported: its worker would import the same in as much time, and each of several workers
+again. Jobs arrive on standard input, one per line: its name, the modules that it needs and its directory as JSON
+texts, and the job, separated by tabs.
 Messages are written to the file descriptor given as the first argument, one JSON object per line (to a pipe, so
 lines below PIPE_BUF from several workers never mix). When its input ends (the orchestrator finished or died), it
 kills its workers and every process they started.
@@ -71,13 +73,14 @@ def main(events: int, preload: list[str]) -> None:
     _import_all(_NEEDED_BY_ALL)
     gc.freeze()  # the collector would touch these objects and so copy their pages in each worker
     pending = b""
+    waiting: list[bytes] = []
     open_input = True
     while open_input:
         if not preload and server.spare is None:
             server.spare = _fork(server)
         ready, _, _ = select.select([0, wake], [], [], _timeout(server, preload))
         if not ready and preload:
-            _import_all([preload.pop(0)])
+            _import_next(preload, waiting)
             gc.freeze()
         if wake in ready:
             os.read(wake, 4096)
@@ -87,9 +90,24 @@ def main(events: int, preload: list[str]) -> None:
             chunk = os.read(0, 65536)
             open_input = bool(chunk)
             *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                _serve(server, line)
+            waiting += lines
+        for line in [line for line in waiting if _needed(line).isdisjoint(preload)]:
+            waiting.remove(line)
+            _serve(server, line)
     _end(server)
+
+
+def _needed(line: bytes) -> frozenset[str]:
+    """Modules that are imported before a job's worker is forked."""
+    return frozenset(json.loads(line.split(b"\t", 2)[1]))
+
+
+def _import_next(preload: list[str], waiting: Iterable[bytes]) -> None:
+    """Import the next module that the first waiting job needs, or else the next of all."""
+    needed = next(map(_needed, waiting), frozenset())
+    name = next((name for name in preload if name in needed), preload[0])
+    preload.remove(name)
+    _import_all([name])
 
 
 def _wake_on_child() -> int:
@@ -148,7 +166,7 @@ def _await_job(server: _Server, reader: int, peak: MemorySampler) -> int:
         line = jobs.read()
     if not line:  # no job is left
         return 0
-    _, where, text = line.split(b"\t", 2)
+    _, _, where, text = line.split(b"\t", 3)
     return run_job(Path(json.loads(where)), parse_job(text), peak, partial(_send, server.events))
 
 

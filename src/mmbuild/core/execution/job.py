@@ -26,6 +26,7 @@ class WorkerJob:
         paranoid: Whether to read every input before it is used, even if its stat is unchanged.
         journal: Whether the worker appends to the journal. If not, it sends the record to the orchestrator, which
             appends it: lines that several hosts append to a file on NFS can overwrite each other.
+        preload: Modules to import before the worker is forked, of those that the fork server was started with.
     """
 
     name: str
@@ -48,6 +49,7 @@ class WorkerJob:
     toolchain: Mapping[str, str] = field(default_factory=dict)
     paranoid: bool = False
     journal: bool = True
+    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def job_line(job: WorkerJob) -> bytes:
 def parse_job(line: bytes) -> WorkerJob:
     """Parse the output of :func:`job_line`."""
     data = json.loads(line)
-    return WorkerJob(**{**data, "gpus": tuple(data["gpus"])})
+    return WorkerJob(**{**data, "gpus": tuple(data["gpus"]), "preload": tuple(data["preload"])})
 
 
 def write_failure(directory: Path, failure: Failure) -> None:

@@ -203,6 +203,7 @@ class Scheduler:
             gpus=gpus,
             store=str(self.store.root),
             log=str(self.store.log(name)),
+            preload=self.specs[action.step].preload,
         )
 
     def _receive(self, message: Mapping[str, Any]) -> None:

@@ -47,10 +47,11 @@ class WorkerPool:
     _free: list[Path] = field(default_factory=list)
 
     def start(self, job: WorkerJob, action: Action | None = None) -> Path:  # noqa: ARG002 (part of the interface)
-        """Fork a worker for ``job``; return its directory."""
+        """Fork a worker for ``job``, once its modules have been imported; return its directory."""
         directory = self._free.pop() if self._free else self._make_directory()
         self._used[job.name] = directory
-        self._send(b"\t".join((job.name.encode(), json.dumps(str(directory)).encode(), job_line(job))))
+        texts = (json.dumps(value).encode() for value in (job.preload, str(directory)))
+        self._send(b"\t".join((job.name.encode(), *texts, job_line(job))))
         return directory
 
     def take(self, directory: Path) -> None:
