@@ -77,6 +77,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """Leave what is there to the end of the process: pytest looks through all of it five times, for two seconds."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _examples_stay_untouched() -> Iterator[None]:
     """A hard link or another mode is enough for builds of other processes to refuse what they are reading."""
