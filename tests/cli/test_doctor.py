@@ -7,11 +7,14 @@ import os
 import pty
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmbuild.backends.lowering import local_environment
+from mmbuild.base import host
 from mmbuild.cli import main
 from support.projects.recipe_project import write_project
 from support.toolchain.environments import make_python
@@ -95,6 +98,32 @@ def test_a_recipe_for_a_toolchain_needs_it(capsys: pytest.CaptureFixture[str]) -
     rows = found["TensorRT-LLM 1.2"]
     assert {name for name, row in rows.items() if row["status"] == "fail"} == {"environment", "gpu"}
     assert "mmbuild config set-toolchain 1.2" in rows["environment"]["way"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "package"), [("llava-awq", "nvidia-modelopt"), ("llava-checkpoint", "compressed-tensors")]
+)
+def test_a_missing_package_is_a_row_of_the_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: str, package: str
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == package:
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    listed = host.installed_versions
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(
+        host, "installed_versions", lambda *names: {k: v for k, v in listed(*names).items() if k != package}
+    )
+    local_environment._installed.cache_clear()
+    status, found = checks(capsys, str(RECIPES / "demo" / f"{recipe}.yaml"), "--set", "target.device=cpu")
+    assert status == 1
+    assert found["host"][package]["status"] == "fail"
+    assert "pip install" in found["host"][package]["way"]
+    assert "python" in found["host"]
 
 
 def test_cuda_recipe_on_a_host_without_cuda(capsys: pytest.CaptureFixture[str]) -> None:

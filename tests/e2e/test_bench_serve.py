@@ -95,6 +95,31 @@ def until_second_run(measuring: subprocess.Popen[str]) -> None:
     pytest.fail("there was no second run")
 
 
+def test_no_more_tokens_are_asked_for_than_a_server_of_ours_gives(url, tmp_path) -> None:
+    out = tmp_path / "a.json"
+    command = [
+        "bench",
+        "--url",
+        url,
+        "--clients",
+        "1",
+        "--requests",
+        "3",
+        "--image-size",
+        "32",
+        "-o",
+        str(out),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmbuild", *command], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    most = httpx.get(f"{url}/v1/models").json()["data"][0]["max_output_len"]
+    assert result["workload"]["max_tokens"] == most < 64
+    assert result["runs"][0]["summary"]["completed"] == 3
+
+
 def answered(url: str) -> float:
     """How many requests a server has answered rightly."""
     found = re.search(

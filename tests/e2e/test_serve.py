@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,7 @@ from PIL import Image
 
 from support.engines.loaded import demo_directory
 from support.serving.process import QUESTION, ready, serving
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 CHAT = "/v1/chat/completions"
@@ -52,6 +54,29 @@ def test_it_is_up_at_once_answers_when_it_is_ready_and_ends_after_what_it_has_be
     steps = [json.loads(line) for line in trace.read_text().splitlines()]
     assert max(step["decoded"] for step in steps) >= 2
     assert sum("/v1/chat/completions 200" in line for line in lines) == len(answers)
+
+
+def test_a_second_signal_ends_it_without_the_answers_that_are_under_way() -> None:
+    with serving(demo_directory(), "--queue", "100") as (process, url, lines):
+        ready(url)
+        answered = []
+
+        def ask() -> None:
+            body = {**QUESTION, "n": 16}
+            with suppress(httpx.HTTPError):
+                answered.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: "mmbuild_requests_running 0.0" not in httpx.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: any(line.startswith("stopping after ") for line in lines))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        for thread in threads:
+            thread.join(60)
+        assert answered.count(200) < 8
 
 
 def test_a_killed_server_can_be_started_again_at_once() -> None:

@@ -107,6 +107,7 @@ def test_the_model_is_listed_with_its_length(server) -> None:
     with server.client() as client:
         [model] = client.get("/v1/models").json()["data"]
     assert (model["id"], model["max_model_len"]) == ("numbers", 90)
+    assert 0 < model["max_output_len"] < 90
 
 
 def test_errors_have_openais_form(server) -> None:

@@ -54,8 +54,10 @@ class Output(io.TextIOBase):
         """Always ``strict``: characters missing from the encoding are escaped before writing."""
         return "strict"
 
-    def write(self, text: str) -> int:
-        """Write ``text`` with control characters escaped."""
+    def write(self, text: str | bytes) -> int:
+        """Write ``text`` with control characters escaped; click writes completions for shells as UTF-8."""
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
         cleaner = clean_but_colors if self.isatty() else clean
         self.put(cleaner(text))
         return len(text)

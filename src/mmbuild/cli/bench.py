@@ -83,7 +83,7 @@ _FOR_ENGINES, _FOR_SERVERS = ("batches",), ("model", "key_file", "timeout", "cli
 @options.max_new_tokens_option(
     "Maximum tokens per answer.",
     click.IntRange(min=1),
-    show_default=f"{_TOKENS}, or the engine's limit if it is lower",
+    show_default=f"{_TOKENS}, or the limit of the engine, or of a server of mmbuild's, if it is lower",
 )
 @click.option(
     "--ignore-eos",
@@ -157,7 +157,9 @@ def command(
     if build is not None:
         _measure_engine(build, check, batches, rates, workload, extent, shown, lower=max_new_tokens is None)
     else:
-        sweep = _of_server(url or "", model, key_file, timeout, clients, rates, workload)
+        sweep = _of_server(
+            url or "", model, key_file, timeout, clients, rates, workload, lower=max_new_tokens is None
+        )
         run(sweep, extent, shown)
 
 
@@ -210,12 +212,17 @@ def _of_server(
     clients: str | None,
     rates: str | None,
     workload: Workload,
+    *,
+    lower: bool,
 ) -> Sweep:
+    """``lower``: as in :func:`_measure_engine`, if the server tells its engine's limit."""
     from mmbuild.serving.bench import endpoint, server
 
     loads = _loads("clients", clients, rates, _CLIENTS)
     key = None if key_file is None else endpoint.read_key(key_file)
     found = endpoint.identify(endpoint.Server(endpoint.base_url(url), model, key, timeout))
+    if lower and found.most_tokens is not None:
+        workload = replace(workload, max_tokens=min(workload.max_tokens, found.most_tokens))
     return Sweep(endpoint.target_of(found), loads, workload, partial(server.measure, found))
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mmbuild.inspect.doctor.recipe_requirements import Needs
     from mmbuild.pipeline.options import PlanOptions
 
+_MISSING_PACKAGE = frozenset({"MM230", "MM462"})
+
 
 @commands.command("doctor")
 @click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
@@ -64,6 +66,7 @@ def command(
 def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     from mmbuild.api import plan_graphs
     from mmbuild.base import host
+    from mmbuild.base.errors import MmbuildError
     from mmbuild.base.status_line import working
     from mmbuild.cli.output import print_findings
     from mmbuild.core.graph.plan import Verdict
@@ -77,7 +80,13 @@ def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     if loaded.diagnostics:
         print_findings(loaded.diagnostics)
     opened = open_store(store)
-    with working("planning"):
-        plan = plan_graphs(lower_all(loaded.variants, opened, offline=request.offline), opened, build_dir)
-    todo = [item.action for item in plan.actions if item.verdict in (Verdict.RUN, Verdict.UNKNOWN)]
+    try:
+        with working("planning"):
+            plan = plan_graphs(lower_all(loaded.variants, opened, offline=request.offline), opened, build_dir)
+    except MmbuildError as error:
+        if error.code not in _MISSING_PACKAGE:
+            raise
+        todo = []  # memory and disk are not known; the check of the package's extra fails
+    else:
+        todo = [item.action for item in plan.actions if item.verdict in (Verdict.RUN, Verdict.UNKNOWN)]
     return needs(loaded.variants, todo, host.default_target()["device"])

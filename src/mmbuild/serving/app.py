@@ -134,9 +134,14 @@ class Server:
 
     async def _models(self, _: Request) -> Response:
         service = self.ready()
+        config = service.engine.config
         model = {"id": service.model, "object": "model", "created": 0, "owned_by": "mmbuild"}
-        length = service.engine.config.max_input_len + service.engine.config.max_output_len
-        return JSONResponse({"object": "list", "data": [{**model, "max_model_len": length}]})
+        # The first is vLLM's word, the second recipes'; `mmbuild bench` asks for no more tokens.
+        lengths = {
+            "max_model_len": config.max_input_len + config.max_output_len,
+            "max_output_len": config.max_output_len,
+        }
+        return JSONResponse({"object": "list", "data": [{**model, **lengths}]})
 
     def _guarded(
         self, work: Callable[[Request], Awaitable[Response]]

@@ -21,10 +21,17 @@ class HttpServer(uvicorn.Server):
     Args:
         config: uvicorn's settings.
         terminated: What SIGTERM does instead.
+        stopping: Called at the first signal.
     """
 
-    def __init__(self, config: uvicorn.Config, terminated: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        terminated: Callable[[], None] | None = None,
+        stopping: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._stopping = stopping
         self._handlers = {signal.SIGTERM: terminated or self._stop, signal.SIGINT: self._stop}
 
     @contextmanager
@@ -41,6 +48,8 @@ class HttpServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.force_exit = self.should_exit
+        if not self.should_exit:
+            self._stopping()
         self.should_exit = True
 
 

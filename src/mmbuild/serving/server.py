@@ -142,7 +142,8 @@ class _Runner:
             h11_max_incomplete_event_size=64_000,
         )
         others = options.companions
-        self._http = http = HttpServer(config, partial(self._lose, others.terminated) if others else None)
+        terminated = partial(self._lose, others.terminated) if others else None
+        self._http = http = HttpServer(config, terminated, self._say_stopping)
         self._events = asyncio.get_running_loop()
         if options.preparers is not None:
             # By this thread, with which they end.
@@ -160,8 +161,15 @@ class _Runner:
                 options.preparers.close()
             if self._server.service is not None:
                 # The thread of a lost engine may wait for a rank that is gone.
-                patience = options.drain_seconds if self._server.lost is None else _LAST_SECONDS
+                at_once = http.force_exit or self._server.lost is not None
+                patience = _LAST_SECONDS if at_once else options.drain_seconds
                 await asyncio.to_thread(self._server.service.loop.close, patience)
+
+    def _say_stopping(self) -> None:
+        service = self._server.service
+        count = 0 if service is None else sum(service.loop.counts())
+        wait = f" after {count} answers, in {self._options.drain_seconds:g} s at the latest" if count else ""
+        self._say(f"stopping{wait}; another signal ends it at once")
 
     def _lose(self, error: MmbuildError) -> None:
         """Fail all requests with ``error`` and end the server, but say so first to those who ask now."""

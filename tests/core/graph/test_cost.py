@@ -4,6 +4,7 @@ import pytest
 
 from mmbuild.core.graph.action import RecipeGraph, Resources
 from mmbuild.core.graph.cost import Duration, cost_of
+from mmbuild.core.graph.plan import Verdict
 from mmbuild.core.store.action_cache import load_cache
 from support.projects.workspace import Workspace
 from support.steps.trivial import action
@@ -56,6 +57,23 @@ def test_what_was_built_before_is_free_and_what_changed_is_timed_by_history(work
     measured = durations[again.definition_key]
     assert measured.measured
     assert measured.seconds < 100
+
+
+def test_another_build_with_the_same_parameters_says_nothing_of_what_depends_on_inputs(workspace):
+    """Quantizing the demo takes a second, and a 7B model minutes."""
+    small = timed("a", 100)
+    workspace.apply(
+        RecipeGraph("r", (small, timed("b", 1000, (small,))), timed("b", 1000, (small,)).definition_key)
+    )
+    resources = Resources(seconds=1000, disk=7)
+    source = action("write", "large/a", text="large", resources=resources)
+    same = action("write", "large/b", {"x0": source}, text="b", resources=resources)
+    plan = workspace.plan(RecipeGraph("large", (source, same), same.definition_key))
+    verdicts = {planned.action.label: planned.verdict for planned in plan.actions}
+    assert verdicts == {"large/a": Verdict.RUN, "large/b": Verdict.RUN}
+    found = cost_of(plan, load_cache(workspace.store), 4)
+    assert found.actions[same.definition_key] == Duration(1000, measured=False)
+    assert found.disk == 14
 
 
 def test_sizes_and_peaks_that_were_measured_replace_the_estimates(workspace):

@@ -43,6 +43,12 @@ def test_the_only_model_is_used(server):
     assert target_of(found)["name"] == "shapes"
 
 
+@pytest.mark.parametrize(("stated", "read"), [(40, 40), (None, None), (0, None), (True, None), ("40", None)])
+def test_the_length_of_answers_is_read_from_a_server_that_states_it(server, stated, read):
+    server.facts = {"max_output_len": stated}
+    assert identify(Server(base_url(server.url))).most_tokens == read
+
+
 def test_a_chosen_model_needs_no_list(server):
     server.models = ()
     found = identify(Server(base_url(server.url), "other"))

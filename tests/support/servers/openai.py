@@ -21,6 +21,7 @@ class ChatServer:
     Attributes:
         reply: Kind of the reply by the number of the request, a key of :data:`REPLIES`.
         models: Names that ``/v1/models`` lists.
+        facts: What it says of each besides.
         version: What ``/version`` says; None: 404.
         key: Key that every request must bring.
         pause: Seconds before each chunk.
@@ -30,6 +31,7 @@ class ChatServer:
 
     reply: Callable[[int], str] = lambda _: "ok"
     models: tuple[str, ...] = ("shapes",)
+    facts: dict[str, Any] = field(default_factory=dict)
     version: str | None = None
     key: str | None = None
     pause: float = 0.0
@@ -58,7 +60,9 @@ class ChatServer:
         if self.key is not None and headers.get("authorization") != f"bearer {self.key}":
             _send(writer, 401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
         elif path == "/v1/models":
-            _send(writer, 200, {"object": "list", "data": [{"id": name} for name in self.models]})
+            _send(
+                writer, 200, {"object": "list", "data": [{"id": name, **self.facts} for name in self.models]}
+            )
         elif path == "/version" and self.version is not None:
             _send(writer, 200, {"version": self.version})
         elif path == "/v1/chat/completions":

@@ -23,9 +23,19 @@ def measured_seconds(actions: Iterable[Action], cache: ActionCache) -> dict[str,
 
 
 def measured_records(actions: Iterable[Action], cache: ActionCache) -> dict[str, Record]:
-    """Return the newest record by label of actions that were built before, with any inputs."""
+    """Return the newest record by label of actions that were built before.
+
+    With any inputs in the same build; another build's counts where an action has none, and parameters are all that it
+    depends on: quantizing has the same parameters for the largest model and the smallest.
+    """
     known = {record.body: record for record in cache.by_key.values() if record.seconds}
     if not known:
         return {}
-    found = {action.label: known.get(body_key(action)) for action in actions}
-    return {label: record for label, record in found.items() if record is not None}
+    here = {(record.label, record.body): record for record in cache.by_key.values() if record.seconds}
+    found: dict[str, Record] = {}
+    for action in actions:
+        body = body_key(action)
+        record = here.get((action.label, body)) or (None if action.inputs else known.get(body))
+        if record is not None:
+            found[action.label] = record
+    return found

@@ -53,8 +53,10 @@ class PlanningState:
         return self.remote
 
     def built_before(self, key: str) -> bool:
-        """Return whether the action was ever built, from any inputs: only then is early cutoff possible."""
-        return bool(self.cache.bodies) and body_key(self.action(key)) in self.cache.bodies
+        """Return whether the action was ever built for this build, from any inputs: only then is early cutoff likely.
+        Quantizing another model has the same parameters, and another result."""
+        action = self.action(key)
+        return bool(self.cache.bodies) and (action.label, body_key(action)) in self.cache.bodies
 
 
 def find_results(state: PlanningState) -> None:

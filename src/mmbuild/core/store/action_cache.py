@@ -100,7 +100,7 @@ class ActionCache:
     by_key: dict[str, Record] = field(default_factory=dict)
     by_definition: dict[tuple[str, tuple[tuple[str, str], ...]], Record] = field(default_factory=dict)
     last_definition: dict[str, str] = field(default_factory=dict)
-    bodies: set[str] = field(default_factory=set)
+    bodies: set[tuple[str, str]] = field(default_factory=set)
     torn: int = 0
     _offset: int = 0
 
@@ -131,7 +131,7 @@ class ActionCache:
     def _add(self, record: Record) -> None:
         self.by_key[record.key] = record
         self.by_definition[record.definition, tuple(sorted(record.inputs.items()))] = record
-        self.bodies.add(record.body)
+        self.bodies.add((record.label, record.body))
         self.last_definition[record.label] = record.definition
 
 

@@ -34,6 +34,7 @@ class Server:
         key: API key; None: none is sent.
         timeout: Seconds for a whole answer.
         version: Version of vLLM, if the server reports one.
+        most_tokens: Tokens that an answer can have, from a server of mmbuild's; None: not known.
     """
 
     url: str
@@ -41,6 +42,7 @@ class Server:
     key: str | None = field(default=None, repr=False)
     timeout: float = 600.0
     version: str | None = None
+    most_tokens: int | None = None
 
     def client(self) -> httpx.AsyncClient:
         """A client without limits on connections; proxies of the environment are used except on this machine."""
@@ -103,7 +105,7 @@ def target_of(server: Server) -> dict[str, Any]:
 
 
 def identify(server: Server) -> Server:
-    """``server`` with its model and, from vLLM, its version.
+    """``server`` with its model and, where it reports them, its version and the length of its answers.
 
     Raises:
         ServerError: MM861, it does not answer, or serves no model or several.
@@ -113,8 +115,10 @@ def identify(server: Server) -> Server:
         timeout=_LOOKUP_SECONDS,
         trust_env=not _is_local(httpx.URL(server.url).host),
     ) as http:
-        model = server.model or _only_model(server, _listed(http, server))
-        return replace(server, model=model, version=_version(http, server))
+        entry = {"id": server.model} if server.model else _only_model(server, _listed(http, server))
+        most = entry.get("max_output_len")
+        most_tokens = most if type(most) is int and most > 0 else None
+        return replace(server, model=entry["id"], version=_version(http, server), most_tokens=most_tokens)
 
 
 def _listed(http: httpx.Client, server: Server) -> Any:
@@ -139,19 +143,16 @@ def _listed(http: httpx.Client, server: Server) -> Any:
     return body
 
 
-def _only_model(server: Server, body: Any) -> str:
+def _only_model(server: Server, body: Any) -> Mapping[str, Any]:
     entries = body.get("data") if isinstance(body, Mapping) else None
-    names = (
-        [entry.get("id") for entry in entries if isinstance(entry, Mapping)]
-        if isinstance(entries, list)
-        else []
-    )
+    models = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    names = [entry.get("id") for entry in models]
     if len(names) != 1 or not isinstance(names[0], str):
         listed = ", ".join(f"`{name}`" for name in names[:5]) or "none"
         raise _unusable(
             f"`{server.url}/models` lists {len(names)} models: {listed}", "choose one with `--model`"
         )
-    return names[0]
+    return models[0]
 
 
 def _version(http: httpx.Client, server: Server) -> str | None:
