@@ -22,6 +22,7 @@ def test_the_script_of_each_shell_is_printed(shell: str) -> None:
         ["mmbuild"],
         env={**ENVIRONMENT, "_MMBUILD_COMPLETE": f"{shell}_source"},
         capture_output=True,
+        check=False,
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -34,9 +35,11 @@ def test_bash_completes_commands() -> None:
     script = """
         eval "$(_MMBUILD_COMPLETE=bash_source mmbuild)"
         COMP_WORDS=(mmbuild pl) COMP_CWORD=1
-        _mmbuild_completion
+        _mmbuild_completion mmbuild pl mmbuild
         printf '%s\\n' "${COMPREPLY[@]}"
     """
-    done = subprocess.run(["bash", "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("plan\n", "")
     assert "plan" in main.commands
