@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 $(STAMP): pyproject.toml
+	@echo "installing into $(VENV): about two minutes, mostly downloads"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[torch,dev]'
 	@# pip compiles on one core, and what is never imported. Some files are templates.

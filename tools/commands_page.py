@@ -14,7 +14,8 @@ HEAD = """\
 
 <!-- Written by tools/make_docs.py from the commands' own help; change it there. -->
 
-`mmbuild --help` lists the commands, `mmbuild COMMAND --help` prints what is below.
+`mmbuild --help` lists the commands, `mmbuild COMMAND --help` prints what is below. For completion in bash, add
+`eval "$(_MMBUILD_COMPLETE=bash_source mmbuild)"` to `~/.bashrc`; `mmbuild --help` has the lines for zsh and fish.
 
 Options have the same name in all commands:
 

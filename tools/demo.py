@@ -87,7 +87,7 @@ def show_actions(build: Path) -> None:
     print("\nactions, seconds when they were built:")
     for action in manifest["actions"]:
         print(f"  {action['step']:<13}{action['seconds']:8.1f}  {action['action_key'][:12]}")
-    print(f"engine: {build.relative_to(ROOT)}")
+    print(f"engine: {build.relative_to(ROOT)}; `.venv/bin/mmbuild serve {build.relative_to(ROOT)}` serves it")
 
 
 def show_answers(shown: Sequence[Shown], told: Sequence[str]) -> int:

@@ -403,7 +403,8 @@ def test_the_home_directory(
         f"recipe.yaml:5:11: error: `~/model` is outside the project root {project} [MM122]\n"
         "    5 |   source: ~/model\n"
         "      |           ^^^^^^^\n"
-        "      hint: move it into the project, pass it with --set, or allow it with --allow-outside\n"
+        "      hint: move it into the project, write an empty mmbuild.yaml where the project begins, pass it "
+        "with --set, or allow it with --allow-outside\n"
         "\n"
         "1 error; `mmbuild explain MM122` says more\n"
     )

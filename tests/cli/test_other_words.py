@@ -31,7 +31,9 @@ def group(name: str) -> click.Group:
     ("words", "expected"),
     [
         (["PLAN", "x"], "no command `PLAN`; did you mean `mmbuild plan`?"),
-        (["completion"], "no command `completion`; did you mean `mmbuild --help`?"),
+        (["completion"],
+         """no command `completion`; add `eval "$(_MMBUILD_COMPLETE=bash_source mmbuild)"` to ~/.bashrc; """
+         "`mmbuild --help` has zsh and fish"),
         (["download", "x"], "no command `download`; did you mean `mmbuild cache pull`?"),
         (["login"], "no command `login`; set HF_TOKEN to a token of the hub"),
         (["cache", "prune"], "`mmbuild cache` has no command `prune`; did you mean `mmbuild cache gc`?"),

@@ -51,7 +51,7 @@ def command(
 
     \b
     Example:
-      mmbuild chat build/llava-shapes --image picture.png
+      mmbuild chat build/llava-shapes-int4 --image picture.png
     """
     from mmbuild.backends.torch.request_limits import require_new_tokens
     from mmbuild.base.optional_packages import require

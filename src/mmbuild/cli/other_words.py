@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, str] = {
     "add": "init", "all": "apply", "api-server": "serve", "ask": "run", "benchmark": "bench", "build": "apply",
     "chat-completion": "chat", "check": "validate", "clean": "cache gc", "compile": "apply", "complete": "run",
-    "completion": "--help", "completions": "--help", "convert": "apply", "create": "init", "dag": "graph",
+    "convert": "apply", "create": "init", "dag": "graph",
     "delete": "cache gc", "deploy": "serve", "describe": "explain", "destroy": "cache gc", "df": "cache ls",
     "download": "cache pull", "du": "cache ls", "evaluate": "eval", "exec": "run", "export": "script",
     "fetch": "cache pull", "freeze": "lock", "gc": "cache gc", "generate": "run", "images": "cache ls",
@@ -26,7 +26,13 @@ COMMANDS: Mapping[str, str] = {
 }  # fmt: skip
 """What users of other tools type -> what it is called here."""
 
+_COMPLETION = (
+    'add `eval "$(_MMBUILD_COMPLETE=bash_source mmbuild)"` to ~/.bashrc; `mmbuild --help` has zsh and fish'
+)
+
 NO_COMMAND: Mapping[str, str] = {
+    "completion": _COMPLETION,
+    "completions": _COMPLETION,
     "down": "Ctrl-C ends `mmbuild serve`",
     "kill": "Ctrl-C ends `mmbuild serve`",
     "login": "set HF_TOKEN to a token of the hub",

@@ -86,9 +86,8 @@ def command(
 
     \b
     Example:
-      mmbuild serve build/llava-shapes
-      curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
-        -d '{"messages": [{"role": "user", "content": "how many shapes ?"}]}'
+      mmbuild serve build/llava-shapes-int4
+      curl http://127.0.0.1:8000/v1/models
     """
     from mmbuild.base.optional_packages import require
     from mmbuild.serving.loadable import require_loadable

@@ -100,7 +100,7 @@ def notes(builds: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         elif _differ(first["asked"], other["asked"]):
             lines.append(f"{both} were asked different questions: their quality is not comparable")
-        if first["device"] != other["device"]:
+        if not _one_device(first["device"], other["device"]):
             lines.append(f"{both} are for different devices: times and memory are not comparable")
     lines += [
         f"the weights of `{build['name']}` are random: its quality is meaningless"
@@ -121,6 +121,11 @@ def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differ(first: object, second: object) -> bool:
     return first is not None and second is not None and first != second
+
+
+def _one_device(first: str, second: str) -> bool:
+    """Whether two builds may run on the same device: checkpoints name no instruction set."""
+    return first.startswith(second) or second.startswith(first)
 
 
 def _device(target: Mapping[str, Any]) -> str:

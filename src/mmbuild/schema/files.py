@@ -154,7 +154,8 @@ def _refuse(
             f"`{reference.value}` is outside the project root {document.root}",
             reference.span,
             path="extends",
-            hint="move it into the project, or allow it with --allow-outside",
+            hint="move it into the project, write an empty mmbuild.yaml where the project begins, or allow it with "
+            "--allow-outside",
         )
     return None
 

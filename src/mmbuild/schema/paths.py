@@ -110,5 +110,6 @@ def _outside(text: str, at: YamlNode, root: Path, key: Key) -> Diagnostic:
         f"`{text}` is outside the project root {root}",
         at.span,
         path=dotted(key),
-        hint="move it into the project, pass it with --set, or allow it with --allow-outside",
+        hint="move it into the project, write an empty mmbuild.yaml where the project begins, pass it with --set, or "
+        "allow it with --allow-outside",
     )

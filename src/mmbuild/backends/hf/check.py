@@ -135,6 +135,6 @@ def _dtype_hint(program: Consumer, variant: ResolvedRecipe, request: kernels_fou
     if served == request.dtype or any(others):
         return ""
     return (
-        f"set engine.dtype to {served}, or serve it with `--dtype {served}`, as the commands of `mmbuild script` and "
-        "`mmbuild serve` do"
+        f"set engine.dtype to {served}, or serve it with `--dtype {served}`, as the command that `mmbuild script` "
+        "writes does"
     )
