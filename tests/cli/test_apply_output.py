@@ -15,23 +15,23 @@ exit status 0
 build/llava-shapes-int4
 --- stderr
 [0/9] run    llava-shapes-int4/build_llm: never built
-[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N kB
 [1/9] run    llava-shapes-int4/build_visual: never built
-[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output 535 B
 [2/9] run    llava-shapes-int4/download: never built
-[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N kB
 [3/9] run    llava-shapes-int4/convert_visual: never built
-[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N kB
 [4/9] run    llava-shapes-int4/convert: never built
-[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N kB
 [5/9] run    llava-shapes-int4/quantize: never built
-[6/9] done   llava-shapes-int4/quantize: N s, peak N MB, output N MB
+[6/9] done   llava-shapes-int4/quantize: N s, peak N MB, output N kB
 [6/9] run    llava-shapes-int4/assemble: never built
-[7/9] done   llava-shapes-int4/assemble: N s, peak N MB, output N MB
+[7/9] done   llava-shapes-int4/assemble: N s, peak N MB, output N kB
 [7/9] run    llava-shapes-int4/measure: never built
-[8/9] done   llava-shapes-int4/measure: N s, peak N MB, output N MB
+[8/9] done   llava-shapes-int4/measure: N s, peak N MB, output N kB
 [8/9] run    llava-shapes-int4/verify: never built
-[9/9] done   llava-shapes-int4/verify: N s, peak N MB, output N MB
+[9/9] done   llava-shapes-int4/verify: N s, peak N MB, output N kB
 [9/9] engine llava-shapes-int4: ROOT/build/llava-shapes-int4
 done in N s: 9 ran, 0 reused
   llava-shapes-int4/build_llm N s
@@ -59,15 +59,15 @@ def test_apply_with_a_step_that_raises(project: Project) -> None:
 exit status 1
 --- stderr
 [0/9] run    llava-shapes-int4/build_llm: never built
-[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N kB
 [1/9] run    llava-shapes-int4/build_visual: never built
-[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output 535 B
 [2/9] run    llava-shapes-int4/download: never built
-[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N kB
 [3/9] run    llava-shapes-int4/convert_visual: never built
-[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N kB
 [4/9] run    llava-shapes-int4/convert: never built
-[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N kB
 [5/9] run    llava-shapes-int4/quantize: never built
 [6/9] FAILED llava-shapes-int4/quantize [MM310]
 
@@ -86,15 +86,15 @@ def test_apply_with_a_worker_that_is_killed(project: Project) -> None:
 exit status 1
 --- stderr
 [0/9] run    llava-shapes-int4/build_llm: never built
-[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N kB
 [1/9] run    llava-shapes-int4/build_visual: never built
-[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output 535 B
 [2/9] run    llava-shapes-int4/download: never built
-[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N kB
 [3/9] run    llava-shapes-int4/convert_visual: never built
-[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N kB
 [4/9] run    llava-shapes-int4/convert: never built
-[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N kB
 [5/9] run    llava-shapes-int4/quantize: never built
 [6/9] FAILED llava-shapes-int4/quantize [MM311]
 

@@ -67,15 +67,15 @@ exit status 1
 --- stderr
 store ROOT/store
 [0/9] run    llava-shapes-int4/build_llm: never built
-[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N kB
 [1/9] run    llava-shapes-int4/build_visual: never built
-[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output 535 B
 [2/9] run    llava-shapes-int4/download: never built
-[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N kB
 [3/9] run    llava-shapes-int4/convert_visual: never built
-[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N kB
 [4/9] run    llava-shapes-int4/convert: never built
-[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N kB
 [5/9] run    llava-shapes-int4/quantize: never built
   llava-shapes-int4/quantize | layer 1 of 2
   llava-shapes-int4/quantize | layer 2 of 2

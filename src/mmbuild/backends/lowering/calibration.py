@@ -35,7 +35,7 @@ OPTIMIZER = "nvidia-modelopt"
 _PICTURE, _PICTURE_SECONDS = 500_000, 0.2
 
 
-def _optimizer_version(pins: Pins) -> str:
+def _optimizer_version(recipe: str, pins: Pins) -> str:
     """Version of Model Optimizer: the pinned one, else the installed one.
 
     Raises:
@@ -45,7 +45,7 @@ def _optimizer_version(pins: Pins) -> str:
         return pins.package(OPTIMIZER) or metadata.version(OPTIMIZER)
     except metadata.PackageNotFoundError:
         raise CalibrationError(
-            f"the recipe's quantization needs `{OPTIMIZER}`, which is not installed",
+            f"the quantization of `{recipe}` needs `{OPTIMIZER}`, which is not installed",
             code="MM462",
             hint=install_hint("quantize") + local_environment.PLAN_WITH_LOCK,
         ) from None
@@ -188,7 +188,7 @@ def quantize(
         target=target,
         toolchain=toolchain
         if quantization.algorithm in WEIGHT_ONLY
-        else {**toolchain, OPTIMIZER: _optimizer_version(context.pins)},
+        else {**toolchain, OPTIMIZER: _optimizer_version(variant.recipe.name, context.pins)},
         resources=Resources(
             cores=estimate.weight_cores(size.checkpoint),
             memory=estimate.calibration_memory(size, on_gpu=on_gpu, split=split),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from mmbuild.base.formatting import size_text
 from mmbuild.base.repeating import repeating
 from mmbuild.base.terminal_text import one_line, raw
 from mmbuild.core.execution.events import Event, EventKind, Sink
@@ -113,7 +114,7 @@ def _event_line(event: Event) -> str:
 
 def cost(data: Any) -> str:
     """Format time, memory and size of a finished action."""
-    return f"{data['seconds']:.1f} s, peak {data['memory'] / 1e6:.0f} MB, output {data['size'] / 1e6:.1f} MB"
+    return f"{data['seconds']:.1f} s, peak {size_text(data['memory'])}, output {size_text(data['size'])}"
 
 
 @contextmanager
