@@ -50,11 +50,12 @@ anything and reports every problem with file, line and column; `mmbuild schema` 
 ## How recipes combine
 
 - `extends` names a base recipe, relative to the file that extends it. Mappings merge key by key; everything else is
-  replaced; `null` resets a value to its default. Cycles are refused.
+  replaced; `null` resets a value of the base to its default. Cycles are refused.
 - `--set engine.quantization=int8` overrides a value in every recipe on the command line. The value is YAML.
 - `matrix` defines one variant for each combination of values, named `<name>-<value>...`. An axis is a key of
   `engine` (`quantization: [none, int8]`), a dotted key (`visual.dtype: [float16, float32]`), or a name with a key
-  (`batch: {{key: engine.max_batch_size, values: [1, 8]}}`). `--set` on a key fixes its axis.
+  (`batch: {{key: engine.max_batch_size, values: [1, 8]}}`). `--set` on a key of an axis replaces its values.
+  Two axes cannot set the same key.
 - Paths are relative to the file that contains them (with `--set`, to the current directory). They must be inside the
   project's root: the nearest parent directory with `.git`, `pyproject.toml` or `mmbuild.yaml`, otherwise the
   recipe's directory. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` allows other paths. `mmbuild.yaml` may be empty.

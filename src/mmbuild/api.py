@@ -46,7 +46,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Resolve
 
     Raises:
         RecipeError: The recipe has errors; ``diagnostics`` holds all findings.
+        TypeError: ``overrides`` is one text instead of a list.
     """
+    if isinstance(overrides, str):
+        raise TypeError("overrides is a list of `dotted.key=value`, not one text")
     from mmbuild.pipeline.load import load_valid
     from mmbuild.pipeline.options import PlanOptions
 
@@ -71,12 +74,23 @@ def plan(
     Raises:
         RecipeError: Recipes use features that are not implemented yet.
         MmbuildError: The store cannot be used, or a source cannot be identified.
+        ValueError: ``target`` has another form.
     """
     from mmbuild.core.store.layout import open_store
     from mmbuild.pipeline.planning import lower_all
 
+    _check_target(target)
     opened = open_store(store)
     return plan_graphs(lower_all(tuple(recipes), opened, target=target), opened, build_dir)
+
+
+def _check_target(target: Mapping[str, Any] | None) -> None:
+    if target is None:
+        return
+    if target.get("device") not in ("cpu", "cuda") or not target.keys() <= {"device", "sm", "isa"}:
+        raise ValueError(
+            f"target is {{'device': 'cpu' or 'cuda', 'sm': ..., 'isa': ...}}, not {dict(target)}"
+        )
 
 
 def plan_graphs(

@@ -23,6 +23,7 @@ from mmbuild.base.value_hints import percent_hint, wrong_type_hint
         ("x.png", "a list", "x.png", "put it in brackets: `[x.png]`"),
         ({"a": 1}, "a list", "{a: 1}", None),
         ("128", "a whole number", "'128'", "remove the quotes"),
+        ("\u0661\u0662\u0668", "a whole number", "\u0661\u0662\u0668", "write 128"),
         ("4k", "a whole number", "4k", "write 4096"),
         ("4 K", "a whole number", "4 K", "write 4096"),
         (192.0, "a whole number", "192.0", "write 192"),

@@ -85,7 +85,20 @@ def test_comments_are_reported_as_free(project):
     project.change("recipes/base/base.yaml", "version: 1", "# what all share\nversion: 1")
     found = diff(project, "HEAD", "--exit-code")
     assert (found["build"], found["only_text"]) == ([], ["recipes/base/base.yaml"])
-    assert "- `recipes/base/base.yaml`: only comments or layout" in project.run("ci", "diff", "HEAD").out
+    assert (
+        "- `recipes/base/base.yaml`: no action depends on its changes"
+        in project.run("ci", "diff", "HEAD").out
+    )
+
+
+def test_a_moved_base_and_another_name_are_not_called_comments(project):
+    project.git("mv", "recipes/base", "recipes/common")
+    project.change("recipes/small.yaml", "base/base.yaml", "common/base.yaml")
+    project.change("recipes/other.yaml", "base/base.yaml", "common/base.yaml")
+    project.change("recipes/other.yaml", "name: other", "name: another")
+    shown = project.run("ci", "diff", "HEAD").out
+    assert "- `recipes/other.yaml`: no action depends on its changes" in shown
+    assert "comments" not in shown
 
 
 def test_removed_key_is_reported_at_its_old_location(project):

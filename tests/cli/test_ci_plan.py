@@ -78,6 +78,15 @@ def test_github_gets_a_matrix_for_each_stage(project):
     assert [entry["name"] for entry in engines] == ["other", "small-none", "small-int8", "small-int4"]
 
 
+def test_recipes_of_a_job_are_words_of_a_shell(project):
+    project.git("mv", "recipes/other.yaml", "recipes/an other.yaml")
+    found = outputs(project.run("ci", "plan", "recipes", "--format", "github").out)
+    entries = {
+        entry["name"]: shlex.split(entry["recipes"]) for entry in json.loads(found["shared"])["include"]
+    }
+    assert entries["shared-build_visual"] == ["recipes/an other.yaml", "recipes/small.yaml"]
+
+
 def test_gitlab_gets_a_child_pipeline_with_needs_whose_lines_run(project):
     words = ("--set", "engine.max_input_len=64", "--format", "gitlab", "--include", "ci/mmbuild.yml")
     pipeline = yaml.safe_load(project.run("ci", "plan", "recipes", *words).out)

@@ -48,6 +48,23 @@ def commit(found: Prepared) -> object:
     return next(action.params["commit"] for action in graph.actions if action.step == "calibration_data")
 
 
+def test_a_model_in_the_home_directory_is_that_of_the_home_directory(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "project/recipe.yaml"
+    load(path.parent, RECIPE.replace("source: model", "source: ~/model"))
+    places = []
+    for home in ("one", "two", "one"):
+        load(tmp_path / home)
+        write_parts(tmp_path / home / "model")
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        (graph,) = prepare(PlanOptions((path,), allow_outside=True), store).graphs
+        places.append(
+            {Path(place).parent.name for action in graph.actions for place in action.locators.values()}
+        )
+    assert places == [{"one"}, {"two"}, {"one"}]
+
+
 def test_branch_of_a_data_set_is_resolved_each_time(tmp_path: Path, store: Store, hub: Hub) -> None:
     assert commit(planned(tmp_path, store)) == FIRST
     hub.branches["main"] = SECOND

@@ -10,6 +10,7 @@ import pytest
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.files import project_root
+from mmbuild.schema.model import Algorithm, Quantization
 from support.projects.recipe_project import RECIPE, codes, load, only, pointed, write_project
 
 TOP = "version: 1\nname: top\nextends: recipe.yaml\n"
@@ -43,6 +44,52 @@ def test_a_null_takes_back_what_the_base_stated(tmp_path: Path) -> None:
     top = write_top(tmp_path, TOP + "engine: {max_batch_size: 1, max_multimodal_len: null}\n", base)
     (variant,) = load_recipes([top]).variants
     assert variant.recipe.engine.max_multimodal_len == 48
+
+
+@pytest.mark.parametrize(
+    ("stated", "reset", "key", "default"),
+    [
+        ("engine: {max_beam_width: 4}", "engine: {max_beam_width: null}", "max_beam_width", 1),
+        ("engine: {dtype: bfloat16}", "engine: {dtype: }", "dtype", "float16"),
+        ("engine: {quantization: int8}", "engine: {quantization: ~}", "quantization", Quantization()),
+        (
+            "engine: {quantization: {algorithm: int4_awq, group_size: 64}}",
+            "engine: {quantization: {algorithm: int8, group_size: null}}",
+            "quantization",
+            Quantization(algorithm=Algorithm.INT8),
+        ),
+        ("matrix: {max_batch_size: [1, 2]}", "matrix: {max_batch_size: null}", "max_batch_size", 2),
+    ],
+)
+def test_a_null_resets_any_key_to_its_default(
+    tmp_path: Path, stated: str, reset: str, key: str, default: object
+) -> None:
+    write_project(tmp_path, RECIPE.replace("  dtype: float32\n  quantization: int8\n", ""))
+    (tmp_path / "middle.yaml").write_text(f"version: 1\nextends: recipe.yaml\n{stated}\n")
+    top = tmp_path / "top.yaml"
+    top.write_text(f"version: 1\nname: top\nextends: middle.yaml\n{reset}\n")
+    result = load_recipes([top])
+    assert codes(result) == []
+    assert [getattr(variant.recipe.engine, key) for variant in result.variants] == [default]
+
+
+def test_a_null_where_there_is_nothing_to_reset_is_a_missing_value(tmp_path: Path) -> None:
+    assert codes(load_recipes([write_top(tmp_path, TOP + "engine: {max_beam_width: null}\n")])) == ["MM114"]
+    assert codes(load_recipes([write_top(tmp_path, TOP + "engine: {max_input_len: null}\n")])) == ["MM111"]
+
+
+@pytest.mark.parametrize("version", ["2", "true", "1.0", "'1'"])
+def test_a_base_of_another_version_is_refused(tmp_path: Path, version: str) -> None:
+    found = only(
+        load_recipes([write_top(tmp_path, base=RECIPE.replace("version: 1", f"version: {version}"))])
+    )
+    assert (found.code, found.file.endswith("recipe.yaml"), found.line) == ("MM115", True, 1)
+
+
+@pytest.mark.parametrize("extends", ["[recipe.yaml]", "3", "''", "{a: b}"])
+def test_a_base_in_the_wrong_form_is_the_only_finding(tmp_path: Path, extends: str) -> None:
+    top = write_top(tmp_path, TOP.replace("recipe.yaml", extends))
+    assert codes(load_recipes([top])) == ["MM114"]
 
 
 def test_a_circle_is_refused_with_its_chain(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mmbuild.models.files.chat_template import TemplateError, content_form, rend
 from mmbuild.pipeline.load import LoadResult, load_recipes
 from mmbuild.schema import files
 from support.models.directories import save_llava
-from support.projects.recipe_project import RECIPE, codes, load, only, png, write_project
+from support.projects.recipe_project import RECIPE, codes, load, only, png, pointed, write_project
 
 CALIBRATED = RECIPE.replace(
     "quantization: int8", "quantization: {algorithm: int8, calibration: {data: data.jsonl, samples: 1}}"
@@ -109,6 +109,17 @@ def test_the_name_of_a_variant_is_one_that_a_directory_can_have(tmp_path: Path) 
     )
     assert codes(load(tmp_path, recipe("name", "n" * 100) + "matrix:\n" + axes)) == ["MM752"]
     assert codes(load(tmp_path, recipe("name", "n" * 101))) == ["MM116"]
+
+
+@pytest.mark.parametrize("name", ["llava.refused", "a.mmbuild-1", "a.mmbuild-1-old"])
+def test_a_name_of_mmbuilds_own_directories_is_refused_where_it_is_written(tmp_path: Path, name: str) -> None:
+    result = load(tmp_path, recipe("name", name))
+    assert (only(result).code, pointed(only(result)), result.variants) == ("MM752", name, ())
+
+
+@pytest.mark.parametrize("name", ["refused", "a.refused-2", "mmbuild-1"])
+def test_other_names_are_free(tmp_path: Path, name: str) -> None:
+    assert codes(load(tmp_path, recipe("name", name))) == []
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,21 @@ def test_independent_causes_are_reported_together(tmp_path: Path) -> None:
     assert codes(load(tmp_path, recipe)) == ["MM141", "MM143", "MM147"]
 
 
+def test_a_large_product_can_be_written_as_it_is_computed(tmp_path: Path) -> None:
+    # 2048 is the default batch of TensorRT-LLM 1.2; the products are larger than any factor may be.
+    recipe = RECIPE.replace("max_batch_size: 2", "max_batch_size: 30000") + "  max_multimodal_len: 1440000\n"
+    assert codes(load(tmp_path, recipe)) == []
+    assert codes(load(tmp_path, recipe, "visual.max_batch_size=90000")) == []
+    assert codes(load(tmp_path, recipe, "engine.max_multimodal_len=1440001")) == ["MM141"]
+
+
+@pytest.mark.parametrize(("length", "fits"), [(2147, True), (2148, False)])
+def test_a_full_batch_is_counted_in_32_bits(tmp_path: Path, length: int, fits: bool) -> None:
+    recipe = RECIPE.replace("max_batch_size: 2", "max_batch_size: 1000000").replace("128", str(length))
+    config = {**CONFIG, "text_config": {**CONFIG["text_config"], "max_position_embeddings": 4096}}
+    assert codes(load(tmp_path, recipe, config=config)) == ([] if fits else ["MM113"])
+
+
 @settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.integers(1, 50), images=st.integers(1, 50), stated=st.integers(1, 50_000))
 def test_only_the_product_is_accepted(tmp_path: Path, batch: int, images: int, stated: int) -> None:

@@ -59,6 +59,33 @@ def test_a_wrong_value_is_underlined(
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "git+https://somebody:token@example.org/VILA.git",
+        "git+https://token@example.org/VILA.git",
+        "git+https://example.org/VILA.git@abc",
+    ],
+)
+def test_an_address_of_code_has_no_password_and_no_revision(tmp_path: Path, address: str) -> None:
+    code = f"  code: {{source: '{address}', revision: abc}}\nengine:"
+    found = only(load(tmp_path, RECIPE.replace("engine:", code)))
+    assert (found.code, found.path) == ("MM116", "model.code.source")
+    assert "without user, password or revision" in (found.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("gate", "bound"),
+    [
+        ("min_answer_agreement: 950", "at most 1,"),
+        ("max_perplexity_ratio: 0.5", "at least 1,"),
+        ("max_kl: -1", "at least 0,"),
+    ],
+)
+def test_bounds_are_shown_as_people_write_them(tmp_path: Path, gate: str, bound: str) -> None:
+    assert f"must be {bound}" in only(load(tmp_path, RECIPE + f"gates: {{{gate}}}\n")).message
+
+
+@pytest.mark.parametrize(
     ("line", "faulty", "code", "hint"),
     [
         ("version: 1", 'version: "1"', "MM115", "remove the quotes: `version: 1`"),

@@ -257,8 +257,12 @@ def _within(inner: str, outer: str) -> bool:
 def nearest(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
     """Return the most similar of ``words``, else one that contains ``word``, else None.
 
-    ``cutoff`` is difflib's minimum similarity, 0 to 1.
+    A word that differs only in upper and lower case is the most similar. ``cutoff`` is difflib's minimum similarity,
+    0 to 1.
     """
+    cased = next((item for item in words if item != word and item.lower() == word.lower()), None)
+    if cased is not None:
+        return cased
     matches = difflib.get_close_matches(word, words, n=1, cutoff=cutoff)
     if matches:
         return matches[0]

@@ -186,7 +186,7 @@ def _out_of_bounds(path: Path, node: YamlNode, error: Any, form: DocumentKind) -
     kind, context = error["type"], error.get("ctx", {})
     if kind in _RANGE:
         words, bound = _RANGE[kind]
-        message = f"`{dotted(path)}` must be {words} {context[bound]}, not {_show(plain(node))}"
+        message = f"`{dotted(path)}` must be {words} {_short(context[bound])}, not {_show(plain(node))}"
         hint = form.value_hint(dotted(path), plain(node)) or percent_hint(plain(node), context[bound])
         return diagnostic_at("MM113", message, node.span, path=dotted(path), hint=hint)
     code = "MM116" if kind in _FORM else "MM114"
@@ -222,6 +222,11 @@ def _allowed(group: Sequence[Any]) -> tuple[str, ...]:
 def _kind(value: Any, expected: str) -> str:
     """Words before a value that looks like what is expected, but is text."""
     return "the text " if expected.endswith("number") and isinstance(value, str) and value.isdigit() else ""
+
+
+def _short(number: float) -> str:
+    """A bound as people write it: ``1``, also where pydantic has 1.0."""
+    return str(int(number) if number == int(number) else number)
 
 
 def _show(value: Any) -> str:

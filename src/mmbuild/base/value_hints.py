@@ -51,7 +51,7 @@ def _text_hint(value: Any, written: str) -> str | None:
 
 
 def _number_hint(value: Any, *, whole: bool) -> str | None:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit():
         return "remove the quotes"
     if isinstance(value, str) and (found := _PERCENT.fullmatch(value)):
         return None if whole else f"write {float(found[1]) / 100:g}"

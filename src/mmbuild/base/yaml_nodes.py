@@ -125,13 +125,18 @@ def drop(node: YamlNode, path: Sequence[str | int]) -> YamlNode:
 
 
 def merge(base: YamlNode, over: YamlNode) -> YamlNode:
-    """Merge ``over`` into ``base``: mappings merge key by key, everything else is replaced."""
+    """Merge ``over`` into ``base``: mappings merge key by key, null removes a key, everything else is replaced."""
     if not (isinstance(base.value, Mapping) and isinstance(over.value, Mapping)):
         return over
     children = dict(base.value)
     for key, child in over.value.items():
         below = _widen(key, children.get(key))
-        children[key] = merge(below, child) if below is not None else child
+        if below is None:
+            children[key] = child
+        elif child.value is None:
+            del children[key]
+        else:
+            children[key] = merge(below, child)
     return YamlNode(children, over.span, over.key)
 
 

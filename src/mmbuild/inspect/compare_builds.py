@@ -62,7 +62,10 @@ def compare(builds: Sequence[str | Path]) -> dict[str, Any]:
     Raises:
         LayoutError: A directory is not an engine directory.
         CompareError: MM596, a report or profile is damaged or has another version.
+        ValueError: There are no builds.
     """
+    if not builds:
+        raise ValueError("there are no builds to compare")
     entries = [inspect_builds(Path(build)) for build in builds]
     return {"version": 1, "builds": entries, "notes": notes(entries)}
 

@@ -13,6 +13,7 @@ from mmbuild.base.limits import NAME
 from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.base.terminal_text import encodable
 from mmbuild.base.yaml_nodes import YamlNode, diagnostic_at, dotted, find, has, parts_of, replace_at
+from mmbuild.core.store.build_names import reserved_part
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.sources.model_addresses import missing_directory
 from mmbuild.pipeline.model_reading import Configs, ModelCache, check_files_once, read_facts
@@ -89,7 +90,7 @@ def load_recipes(
     session = _Session(parsed, ModelCache(offline, pins), allow_outside, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
     _refuse_duplicate_names(variants, session)
-    _refuse_long_names(variants, session)
+    variants = [variant for variant in variants if _has_usable_name(variant, session)]
     # Without an override, a variant is not what was requested.
     requested = () if incomplete else tuple(variants)
     return LoadResult(requested, _unique(session.findings), tuple(dict.fromkeys(session.files)))
@@ -138,7 +139,7 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
     node = document.node
     for override in session.overrides:
         node = replace_at(node, override.key.split("."), override.value)
-    variants, findings = expand(node, {override.key for override in session.overrides})
+    variants, findings = expand(node, session.overrides)
     session.findings += findings
     blocked = bool(document.findings) or any(item.severity == "error" for item in findings)
     loaded = [_load_variant(path, document.root, suffix, variant, session) for suffix, variant in variants]
@@ -268,20 +269,30 @@ def _hub_hint(node: YamlNode, key: str) -> str | None:
     return missing_directory(at.value, Path(at.span.source.directory) / at.value)
 
 
-def _refuse_long_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
-    """Refuse names too long for a build directory and the suffixed files next to it."""
-    for variant in variants:
-        if len(os.fsencode(variant.name)) > NAME - _SUFFIX:
-            session.findings.append(
-                Diagnostic(
-                    "MM752",
-                    f"the name of the variant `{variant.name[:60]} ...` has {len(variant.name)} characters, "
-                    f"but a build directory can have {NAME - _SUFFIX}",
-                    file=str(variant.path),
-                    path="name",
-                    hint="shorten `name`, or use shorter labels for the matrix values",
-                )
-            )
+def _has_usable_name(variant: ResolvedRecipe, session: _Session) -> bool:
+    """Report a name too long for a build directory and the suffixed files next to it, and a name of such files."""
+    if (part := reserved_part(variant.name)) is not None:
+        message = (
+            f"no build can have the name `{variant.name}`: directories with `{part}` in their names are "
+            "mmbuild's own, which it removes"
+        )
+        session.findings.append(_at_name(variant, message, f"write the name without `{part}`"))
+        return False
+    if len(os.fsencode(variant.name)) > NAME - _SUFFIX:
+        message = (
+            f"the name of the variant `{variant.name[:60]} ...` has {len(variant.name)} characters, "
+            f"but a build directory can have {NAME - _SUFFIX}"
+        )
+        hint = "shorten `name`, or use shorter labels for the matrix values"
+        session.findings.append(_at_name(variant, message, hint))
+        return False
+    return True
+
+
+def _at_name(variant: ResolvedRecipe, message: str, hint: str) -> Diagnostic:
+    """MM752 at the recipe's name."""
+    assert variant.node is not None
+    return diagnostic_at("MM752", message, find(variant.node, ["name"])[0].span, path="name", hint=hint)
 
 
 def _refuse_duplicate_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
-    r"(MMBUILD_(?!STORE|FAULT|TEST|REMOTE|PUSH|SIGNING)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"
+    r"(MMBUILD_(?!STORE|FAULT|TEST|REMOTE|PUSH|SIGNING)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_|HOME$|CUDA_VISIBLE).*"
 )
-"""Variables that loading or lowering may read. Tokens do not affect plans and are never stored."""
+"""Variables that loading or lowering may read; `~` in a path is HOME. Tokens affect no plan and are not stored."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Part of keys, in addition to the packages that are always checked.

@@ -14,6 +14,7 @@ from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, merge, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 from mmbuild.schema.recipe_names import MARKER, SUFFIXES, recipe_next_to
+from mmbuild.schema.validation import version_faults
 
 MAX_CHAIN = 16
 """Longest chain of recipes that extend one another."""
@@ -121,8 +122,9 @@ def _extended(path: Path, node: YamlNode, chain: tuple[Path, ...], document: Doc
         document.findings.append(
             diagnostic_at("MM114", "`extends` must be the path of one recipe file", base.span, path="extends")
         )
-        return node
+        return None
     below = _read(path.parent / os.path.expanduser(base.value), base, chain, document)
+    document.findings += version_faults(below)
     own = YamlNode({key: child for key, child in node.value.items() if key != "extends"}, node.span, node.key)
     # Without its base, the rest would only produce follow-up findings.
     return merge(below, own) if below is not None else None
@@ -201,7 +203,9 @@ def _neighbour(path: Path) -> str:
             else f"did you mean `{recipe}`?"
         )
     try:
-        names = [item.name for item in entries(path.parent) if item.suffix in SUFFIXES]
+        names = [
+            item.name for item in entries(path.parent) if item.suffix in SUFFIXES and item.name != path.name
+        ]
     except (OSError, ValueError, FileRefusedError):
         return "check the path"
     near = nearest(path.name, names, cutoff=0.8)

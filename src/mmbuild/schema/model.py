@@ -28,6 +28,9 @@ from mmbuild.schema import tensorrt_llm_versions
 from mmbuild.schema.backend_names import names
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+MOST_ROWS = 2**31 - 1
+"""Largest number of rows or tokens of a batch: builders and kernels count them in 32 bits."""
+Product = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
 # Names of files and repositories must fit on one line and are safe in scripts.
 Name = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -144,8 +147,9 @@ class VisionSource(Section):
 class CodeSource(Section):
     """A repository of model code that a TensorRT-LLM toolchain needs (for VILA)."""
 
-    source: Annotated[str, Field(pattern=r"^git\+https://[!-~]+$", max_length=2000)] = Field(
-        description="`git+https://...` URL of the repository"
+    source: Annotated[str, Field(pattern=r"^git\+https://[!-?A-~]+$", max_length=2000)] = Field(
+        description="`git+https://...` URL of the repository, without user, password or revision: recipes are stored "
+        "with engines"
     )
     revision: Revision = Field(description="Commit or tag of the repository")
 
@@ -284,7 +288,7 @@ class Engine(Section):
         description="`obey` applies the settings of the model's generation_config.json, as transformers does; "
         "`ignore` only its end tokens; see [generation-settings.md](generation-settings.md)",
     )
-    max_multimodal_len: Positive | None = Field(
+    max_multimodal_len: Product | None = Field(
         default=None, description="Rows of the prompt table; computed, and checked if given"
     )
     num_visual_features: Positive | None = Field(
@@ -305,7 +309,7 @@ class Visual(Section):
     dtype: Dtype | None = Field(
         default=None, description="Number format of the tower; default `engine.dtype`"
     )
-    max_batch_size: Positive | None = Field(
+    max_batch_size: Product | None = Field(
         default=None, description="Maximum number of images in a batch; computed, and checked if given"
     )
 
@@ -333,20 +337,22 @@ def _with_exponent(value: object) -> object:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_with_exponent)]
-Share = Annotated[Number, Field(ge=0, le=1)]
+# Bounds come before the validator: after it, pydantic leaves them out of the JSON Schema.
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_with_exponent)]
+Divergence = Annotated[float, Field(ge=0), BeforeValidator(_with_exponent)]
+Ratio = Annotated[float, Field(ge=1), BeforeValidator(_with_exponent)]
 
 
 class Gates(Section):
     """Minimum quality of the engine, relative to the same recipe unquantized."""
 
     min_answer_agreement: Share | None = Field(default=None, description="Minimum fraction of equal answers")
-    max_kl: Annotated[Number, Field(ge=0)] | None = Field(
+    max_kl: Divergence | None = Field(
         default=None,
         description="Maximum mean KL divergence of next-token distributions over the answers, in nats; "
         "quantized engines have a default",
     )
-    max_perplexity_ratio: Annotated[Number, Field(ge=1)] | None = Field(
+    max_perplexity_ratio: Ratio | None = Field(
         default=None,
         description="Maximum ratio of perplexities on the unquantized model's answers; "
         "quantized engines have a default",
@@ -375,6 +381,7 @@ def _number(value: object) -> object:
     return value
 
 
+VERSION = 1
 Version = Annotated[Literal[1], BeforeValidator(_number)]
 
 

@@ -29,6 +29,7 @@ from mmbuild.schema.model import (
     CALIBRATED,
     FITTED,
     MOST_RANKS,
+    MOST_ROWS,
     PAIRED,
     WEIGHT_ONLY,
     Algorithm,
@@ -93,6 +94,19 @@ def _visual_batch(recipe: Recipe) -> Iterator[Violation]:
             ("visual.max_batch_size",),
             f"visual.max_batch_size is {stated}, but {derived.arithmetic}",
             f"set it to {derived.value}, or omit the key: it is computed",
+        )
+
+
+def _full_batch(recipe: Recipe) -> Iterator[Violation]:
+    # Visual features are part of max_input_len, so this bounds max_multimodal_len too.
+    batch, length = recipe.engine.max_batch_size, recipe.engine.max_input_len
+    if batch * length > MOST_ROWS:
+        yield Violation(
+            "MM113",
+            ("engine.max_batch_size", "engine.max_input_len"),
+            f"max_batch_size {batch} x max_input_len {length} = {batch * length} tokens in a full batch, "
+            f"more than {MOST_ROWS}",
+            f"lower max_batch_size to {MOST_ROWS // length} or less",
         )
 
 
@@ -331,6 +345,7 @@ _BATCH = ("engine.max_batch_size", _IMAGES)
 RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model.family", _IMAGES), _images, settles=(_IMAGES,)),
     RecipeRule(("visual.max_batch_size", *_BATCH), _visual_batch),
+    RecipeRule(("engine.max_batch_size", "engine.max_input_len"), _full_batch),
     RecipeRule(("model.family", "engine.quantization"), _encoder_decoder),
     RecipeRule(("engine.tensorrt_llm.toolchain",), _toolchain),
     *(RecipeRule(tuple(row.when), row.check) for row in combinations()),

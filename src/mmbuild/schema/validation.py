@@ -12,7 +12,7 @@ from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.pydantic_errors import Path
 from mmbuild.base.yaml_nodes import SHORT, YamlNode, diagnostic_at, dotted, drop, find, has, plain, replace_at
 from mmbuild.models.families import MODULES
-from mmbuild.schema.model import Algorithm, Recipe
+from mmbuild.schema.model import VERSION, Algorithm, Recipe
 from mmbuild.schema.other_words import KEY_HINTS, KEYS, VALUES, value_hint
 
 FORM = pydantic_errors.DocumentKind(
@@ -85,6 +85,13 @@ def _diagnose(root: YamlNode, path: Path, group: list[Any]) -> Diagnostic:
     if path == ("version",) and kind not in ("missing", "extra_forbidden"):
         return _version(find(root, path)[0])
     return pydantic_errors.diagnose(root, path, group, FORM)
+
+
+def version_faults(base: YamlNode | None) -> list[Diagnostic]:
+    """The diagnostics for the version of a recipe that another one extends: the merged recipe has the other's."""
+    node = None if base is None else base.value.get("version")
+    known = node is None or (type(node.value) is int and node.value == VERSION)
+    return [] if node is None or known else [_version(node)]
 
 
 def _version(node: YamlNode) -> Diagnostic:

@@ -297,6 +297,25 @@ def test_a_damaged_lock_is_refused_with_its_name(tmp_path: Path, text: str) -> N
     assert str(path) in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("lock: 2\n", "newer mmbuild"),
+        ("lock: 0\n", "delete it"),
+        ("lock: true\n", "delete it"),
+        ("lock: '1'\n", "delete it"),
+        ("recipe: {}\n", "delete it"),
+        ("<<<<<<< HEAD\nlock: 1\n=======\n", "take either side"),
+    ],
+)
+def test_the_hint_of_an_unreadable_lock_is_not_to_read_it_again(tmp_path: Path, text: str, hint: str) -> None:
+    path = tmp_path / "a.lock"
+    path.write_text(text)
+    with pytest.raises(LockError) as caught:
+        read_lock(path)
+    assert hint in caught.value.hint
+
+
 def test_a_missing_lock_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LockError) as caught:
         read_lock(tmp_path / "a.lock")

@@ -21,6 +21,7 @@ from mmbuild.core.graph.plan import Build
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard
 from mmbuild.core.store.build_check import added_files, record_files
+from mmbuild.core.store.build_names import UNFINISHED
 from mmbuild.core.store.disk_errors import FULL_BUILD_DIR, disk_errors
 from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.integrity import check_inputs
@@ -107,7 +108,7 @@ def install_build(
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
-        fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
+        fresh = directory.with_name(f".{directory.name}{UNFINISHED}{os.getpid()}")
         for place, digest in targets.items():
             materialize(store, digest, fresh / place)
         for place, source in outputs.items():
@@ -259,7 +260,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def remove_leftovers(directory: Path) -> None:
     """Remove what a killed process left next to the engine directory. The caller holds its lock."""
-    for path in directory.parent.glob(f".{directory.name}.mmbuild-*"):
+    for path in directory.parent.glob(f".{directory.name}{UNFINISHED}*"):
         discard(path)
 
 

@@ -34,8 +34,10 @@ class ApplyOptions:
         """Refuse combinations that mean nothing.
 
         Raises:
-            ValueError: The executor is unknown, or an address is given without Ray.
+            ValueError: The executor is unknown, an address is given without Ray, or there are no jobs.
         """
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs is at least 1, not {self.jobs}")
         if self.executor not in ("local", "ray") or (self.executor == "local" and self.address is not None):
             raise ValueError("executor is `local` or `ray`, and only `ray` has an address")
 

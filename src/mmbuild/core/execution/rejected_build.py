@@ -17,6 +17,7 @@ from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.plan import Build, Plan, Verdict
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard, remove_tree
+from mmbuild.core.store.build_names import REJECTED
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.named_builds import root_path, scan_files
@@ -24,7 +25,7 @@ from mmbuild.core.store.named_builds import root_path, scan_files
 
 def _rejected_path(directory: Path) -> Path:
     """Return the directory for a rejected engine of ``directory``."""
-    return directory.with_name(f"{directory.name}.refused")
+    return directory.with_name(f"{directory.name}{REJECTED}")
 
 
 def is_rejected_by(build: Build, action: Action, records: Mapping[str, Record]) -> bool:

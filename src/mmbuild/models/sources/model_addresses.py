@@ -13,14 +13,15 @@ _NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 _PAGE = re.compile(rf"(?P<repo>{_NAME})(/(?:tree|blob|resolve|commit|raw)/(?P<revision>[^/?#]+))?([/?#].*)?")
 _AT = re.compile(rf"(?P<repo>{_NAME})@(?P<revision>[\w./-]+)")
 _REPO = re.compile(_NAME)
-_SCHEME = re.compile(r"(hf|https?|huggingface|hub):(//)?")
+_SCHEME = re.compile(r"(hf|https?|huggingface|hub):/{0,2}", re.IGNORECASE)
+_SSH = re.compile(r"git@([\w.-]+):")
 
 
 def hub_address(source: str) -> str | None:
     """A hint with ``source`` as ``hf://owner/name``; None if it is not an address on the hub.
 
-    Recognizes URLs of pages and files on the hub (or on the mirror in ``HF_ENDPOINT``), with or without ``https://``,
-    and ``hf:`` forms that include a revision.
+    Recognizes URLs of pages, files and clones on the hub (or on the mirror in ``HF_ENDPOINT``), with or without
+    ``https://``, and ``hf:`` forms that include a revision.
 
     Args:
         source: As written in a recipe.
@@ -31,10 +32,11 @@ def hub_address(source: str) -> str | None:
 
 def repository_of(address: str) -> tuple[str, str | None] | None:
     """``owner/name`` and the revision, if it states one, of an address as for :func:`hub_address`; else None."""
+    address = _SSH.sub(r"https://\1/", address, count=1)
     scheme = _SCHEME.match(address)
     rest = address[scheme.end() :] if scheme else address
     host = next((host for host in _hosts() if rest.startswith(f"{host}/")), None)
-    if host is None and (scheme is None or scheme[1].startswith("http")):
+    if host is None and (scheme is None or scheme[1].lower().startswith("http")):
         return None
     path = rest if host is None else rest.removeprefix(f"{host}/")
     if path.startswith(("datasets/", "spaces/")):
@@ -42,7 +44,10 @@ def repository_of(address: str) -> tuple[str, str | None] | None:
     match = _AT.fullmatch(path) or _PAGE.fullmatch(path.removeprefix("models/"))
     if match is None:
         return None
-    return match["repo"], None if match["revision"] is None else unquote(match["revision"])
+    # No name on the hub ends with `.git`, but the addresses that people clone do.
+    return match["repo"].removesuffix(".git"), None if match["revision"] is None else unquote(
+        match["revision"]
+    )
 
 
 def _hosts() -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def _free(found: Differences) -> list[str]:
         for line in variant.lines
         if line.free or variant.state == "same"
     ]
-    lines += [f"{code(file)}: only comments or layout" for file in found.only_text]
+    lines += [f"{code(file)}: no action depends on its changes" for file in found.only_text]
     return list(dict.fromkeys(lines))
 
 

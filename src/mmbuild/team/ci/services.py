@@ -100,7 +100,7 @@ def outputs(found: Sequence[Mapping[str, Any]]) -> str:
 def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": row["name"],
-        "recipes": " ".join(row["recipes"]),
+        "recipes": shlex.join(row["recipes"]),
         "runner": row["runner"],
         "gpus": row["gpus"],
         "sm": row["sm"],

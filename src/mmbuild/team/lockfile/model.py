@@ -129,8 +129,12 @@ def read_lock(path: Path) -> Lockfile:
     if not isinstance(content, dict):
         raise _damaged(path, "it is not a mapping")
     version = content.pop("lock", None)
-    if version != FORMAT:
-        raise _damaged(path, f"it has format {version!r}, but this mmbuild reads {FORMAT}")
+    if type(version) is int and version > FORMAT:
+        raise _damaged(path, f"it has format {version}, but this mmbuild reads {FORMAT}", _NEWER)
+    if type(version) is not int or version != FORMAT:
+        raise _damaged(
+            path, "it does not begin as a lock does" if version is None else f"it has format `{version}`"
+        )
     problem = _LOCK(content, "")
     if problem:
         raise _damaged(path, problem)
@@ -169,9 +173,12 @@ _LOCK = record(
 )
 
 
-def _damaged(path: Path, problem: str) -> LockError:
-    return LockError(
-        f"the lock `{path}` cannot be read: {problem}",
-        code="MM801",
-        hint="if two branches changed it, take either side and run `mmbuild lock` again",
-    )
+_DAMAGED = (
+    "if two branches changed it, take either side; otherwise restore it from version control, or delete it; then run "
+    "`mmbuild lock`"
+)
+_NEWER = "a newer mmbuild wrote it: install that one, or delete the lock and run `mmbuild lock`"
+
+
+def _damaged(path: Path, problem: str, hint: str = _DAMAGED) -> LockError:
+    return LockError(f"the lock `{path}` cannot be read: {problem}", code="MM801", hint=hint)
