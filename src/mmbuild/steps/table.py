@@ -26,7 +26,7 @@ STEPS: Mapping[str, StepSpec] = {
         StepSpec("measure", "3", "mmbuild.steps.measure:run", (*_TORCH, *_MODELS)),
         StepSpec("verify", "4", "mmbuild.steps.verify:run"),
         # Backend hf: the weights, the files next to them, and the card.
-        StepSpec("hf_weights", "3", "mmbuild.steps.hf_weights:run", _TORCH),
+        StepSpec("hf_weights", "4", "mmbuild.steps.hf_weights:run", _TORCH),
         StepSpec("hf_model", "1", "mmbuild.steps.hf_model:run"),
         StepSpec("hf_card", "3", "mmbuild.steps.hf_card:run"),
         # Backend tensorrt-llm: one step for all commands; upstream's runner needs more files next to its engines.

@@ -17,8 +17,6 @@ from mmbuild.models.checkpoint import weight_only_fit
 
 _STEPS = 20
 _LEAST = 1e-4
-_MIGRATION = 0.5
-"""Strength of SmoothQuant (https://arxiv.org/abs/2211.10438): the paper's."""
 
 
 def awq(
@@ -76,12 +74,34 @@ def _error(
     return float(((weight - stored / scales) @ rows.T).square().sum())
 
 
-def smoothquant(weights: Sequence[Tensor], inputs: Inputs) -> Tensor:
-    """SmoothQuant's scales [in] of a site's inputs, float32, as :func:`awq` returns them; 1 where inputs are zero."""
+def smoothquant(weights: Sequence[Tensor], inputs: Inputs, form: Form, dtype: torch.dtype) -> Tensor:
+    """SmoothQuant's scales [in] of a site's inputs, float32, as :func:`awq` returns them; 1 where inputs are zero.
+
+    Of scales ``m ** a / w ** (1 - a)``, for the largest magnitudes ``m`` of inputs and ``w`` of weights
+    (https://arxiv.org/abs/2211.10438, which has ``a`` = 0.5), the one with the smallest squared error of the site's
+    outputs on the sampled inputs, when both are rounded.
+    """
     columns = torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0)
-    scales = inputs.largest**_MIGRATION / columns.clamp_min(_LEAST**2) ** (1 - _MIGRATION)
     usable = (inputs.largest > 0) & (columns > 0)
-    return torch.where(usable, scales.clamp_min(_LEAST), 1.0)
+    best, least = torch.ones_like(columns), float("inf")
+    for step in range(_STEPS + 1):
+        share = step / _STEPS
+        scales = inputs.largest**share / columns.clamp_min(_LEAST**2) ** (1 - share)
+        scales = torch.where(usable, scales.clamp_min(_LEAST), 1.0)
+        rows = _stored(inputs.rows / scales, form, dtype)
+        error = sum(
+            float((rows @ _stored(weight * scales, form, dtype).T - inputs.rows @ weight.T).square().sum())
+            for weight in weights
+        )
+        if error < least:
+            best, least = scales, error
+    return best
+
+
+def _stored(values: Tensor, form: Form, dtype: torch.dtype) -> Tensor:
+    """``values`` after rounding with a scale for each row: servers round inputs like weights, token by token."""
+    scales = arithmetic.weight_scales(values, form, None, dtype)
+    return arithmetic.widened(arithmetic.rounded(values, scales, form), scales).float()
 
 
 def weight_only(

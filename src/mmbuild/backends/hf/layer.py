@@ -64,7 +64,7 @@ def _scale(tensors: dict[str, Tensor], site: Site, how: How, inputs: Inputs) -> 
     if how.form.scaling == "awq":
         scales = fit.awq(weights, inputs, how.form, how.group_size, how.dtype)
     else:
-        scales = fit.smoothquant(weights, inputs)
+        scales = fit.smoothquant(weights, inputs, how.form, how.dtype)
     if site.norm is not None:
         scales = _fold_into_norm(tensors, site.norm, scales, how.dtype)
     else:
