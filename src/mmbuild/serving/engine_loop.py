@@ -306,7 +306,10 @@ class EngineLoop:
         prompts, table = self._engine.inputs([job.job.request for job in jobs])
         for job, prompt in zip(jobs, prompts, strict=True):
             job.started, job.prompt, job.table = now, prompt, table
-            job.sequence = AnswerState(job.job, prompt, self._engine.session.device, self._engine.decoded)
+            engine = self._engine
+            job.sequence = AnswerState(
+                job.job, prompt, engine.session.device, engine.decoded, engine.unsettled_characters
+            )
 
     def _note_rate(self, count: int, seconds: float) -> None:
         rate = count / max(seconds, 1e-6)

@@ -11,8 +11,8 @@ from torch import Tensor
 from mmbuild.backends.torch.generate import require_numbers, suppress, trim_repetition
 from mmbuild.backends.torch.logits_processors import rules_of
 from mmbuild.backends.torch.sampling import Sampler
+from mmbuild.models.text_stream import Decode, TextStream
 from mmbuild.serving.jobs import Finish, Job, Piece, TokenLogprob
-from mmbuild.serving.texts import Decode, TextStream
 
 IMPOSSIBLE = -9999.0
 """The log probability of a token that cannot come, as in OpenAI's protocol."""
@@ -27,8 +27,10 @@ def _never(ids: tuple[int, ...], device: str) -> Tensor:
 class AnswerState:
     """One answer. Its tokens do not depend on what else the engine answers at the same time."""
 
-    def __init__(self, job: Job, prompt: Sequence[int], device: str, decode: Decode) -> None:
-        """``prompt``: as for :meth:`Session.prefill`; ``decode``: ids to text."""
+    def __init__(
+        self, job: Job, prompt: Sequence[int], device: str, decode: Decode, unsettled: int = 0
+    ) -> None:
+        """``prompt``: as for :meth:`Session.prefill`; ``decode`` and ``unsettled``: as for :class:`TextStream`."""
         stopping = job.stopping
         self.job = job
         self.ids: list[int] = []
@@ -40,7 +42,7 @@ class AnswerState:
         self._sampler = Sampler(job.sampling, 1, device) if job.sampling.temperature > 0 else None
         self._watch = stopping.repetition.watch() if stopping.repetition else None
         self._largest: list[float] = []
-        self._text = TextStream(decode, job.stop)
+        self._text = TextStream(decode, job.stop, unsettled)
         self._said = 0
 
     @property

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForCo
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import part
 from mmbuild.models.families.processor import Request
-from mmbuild.models.families.reference import arguments, load_inputs
+from mmbuild.models.families.reference import answer_greedily, arguments, load_inputs
 from support.errors import refused
 from support.models import tiny_families as tiny
 from support.models.directories import edit
@@ -179,3 +179,17 @@ def test_settings_that_transformers_fails_on_are_an_error_with_a_code(
     edit(tmp_path / "preprocessor_config.json", **wrong)
     prepare = load_inputs("blip2-opt", {"model": tmp_path}, model)
     refused(EngineError, "MM599", prepare, "what ?", [picture])
+
+
+@pytest.mark.parametrize(
+    "setting", [{"assistant_early_exit": 1}, {"prompt_lookup_num_tokens": "2"}, {"use_mtp": True}]
+)
+def test_generation_settings_that_transformers_fails_on_are_an_error_with_a_code(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tiny.save_model("blip2-opt", 2, tmp_path)
+    question = load_inputs("blip2-opt", {"model": tmp_path}, model)("what ?", [Image.new("RGB", (30, 20))])
+    assert answer_greedily(model, question, 2)
+    for name, value in setting.items():
+        setattr(model.language_model.generation_config, name, value)
+    refused(EngineError, "MM599", answer_greedily, model, question, 2)

@@ -249,6 +249,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_new_tokens": "20"}, "max_new_tokens"),
     ({"stop_strings": []}, "stop_strings"),
     ({"stop_strings": [3]}, "stop_strings"),
+    ({"pad_token_id": "0"}, "pad_token_id"),
+    ({"pad_token_id": [0]}, "pad_token_id"),
+    ({"pad_token_id": 1 << 80}, "pad_token_id"),
+    ({"top_k": "50"}, "top_k"),
+    ({"top_k": [50]}, "top_k"),
 ]
 
 
@@ -293,6 +298,8 @@ TAKEN: list[dict[str, Any]] = [
     {"eos_token_id": [2, 2, 900]},
     {"early_stopping": "never", "length_penalty": 2},
     {"stop_strings": "b"},
+    {"pad_token_id": 2.0, "top_k": 0.5},
+    {"pad_token_id": -1, "top_k": True},
 ]
 
 
@@ -302,6 +309,18 @@ def test_what_transformers_accepts_is_not_an_error(written):
     assert not read(written, vocab_size=VOCABULARY, encoder_decoder=True).findings
     letters = tokenizer(VOCABULARY)
     assert generated(llama(1), [5, 6, 5], written, seen="ids", new_tokens=4, tokenizer=letters)
+
+
+@pytest.mark.parametrize("name", ["bos_token_id", "decoder_start_token_id"])
+@pytest.mark.parametrize("value", ["1", "", {}, [None], ["1"], 1 << 80, [1], 1.0, True, -1, [], 900])
+def test_ids_that_nothing_reads_are_refused_if_transformers_fails_with_them(name, value):
+    written = {"eos_token_id": 2, "pad_token_id": 0, name: value}
+    try:
+        found = generated(llama(1), [5, 6, 5], written, seen="ids", new_tokens=4)
+    except (TypeError, ValueError):
+        found = []
+    errors = [item.code for item in read(written, vocab_size=VOCABULARY).findings]
+    assert errors == ([] if found else ["MM721"])
 
 
 def test_all_wrong_fields_are_reported_at_once():

@@ -40,7 +40,13 @@ VALUES: dict[str, list[Any]] = {
         {"max_height": 64, "max_width": 64},
         {"shortest_edge": "64"},
         {"shortest_edge": 64.0},
+        {"shortest_edge": 64, "height": 64, "width": 64},
+        {"shortest_edge": None, "height": 64, "width": 64},
+        {"height": 64, "width": 64, "longest_edge": 90},
+        {"height": 64, "width": 64, "depth": 3},
     ],
+    "pad_size": [64, [64, 64], {"height": 64, "width": 64}, {"height": 64}, [64], 64.0, "64", {}],
+    "input_data_format": ["channels_first", "channels_last", "none", "x"],
     "crop_size": [
         64,
         [64, 64],
@@ -54,6 +60,7 @@ VALUES: dict[str, list[Any]] = {
         {"height": 64.5, "width": 64},
         {"height": 64},
         {"shortest_edge": 64},
+        {"height": 64, "width": 64, "depth": 3},
     ],
     "resample": [-1, 0, 5, 99, 2.5, "bicubic", True],
     "rescale_factor": ["1/255", "0.1", 0, 1, [0.1], [0.1, 0.1, 0.1], {}],
@@ -69,7 +76,20 @@ VALUES: dict[str, list[Any]] = {
         {},
         [[0.5]] * 3,
     ],
-    "image_std": [0.5, True, ["a", "b", "c"], "1", [0.5] * 4, {}],
+    "image_std": [
+        0.5,
+        True,
+        ["a", "b", "c"],
+        "1",
+        [0.5] * 4,
+        {},
+        0,
+        [0.0] * 3,
+        [1, 0, 1],
+        [1, 1e-45, 1],
+        1e-30,
+        -1,
+    ],
     "backend": ["pil", "torchvision", None],
     "image_processor_type": [
         "CLIPImageProcessorFast",
@@ -120,6 +140,50 @@ def test_a_value_is_refused_exactly_if_transformers_fails(key: str, value: Any, 
     assert (message is None) == works(directory), message
     if message is not None:
         assert message.startswith(f"MM744 `{key}` in")
+
+
+@pytest.mark.parametrize("name", ["LlavaNextImageProcessor", "LlavaOnevisionImageProcessorFast"])
+def test_classes_that_cut_pictures_into_tiles_are_refused(name: str, tmp_path: Path) -> None:
+    directory = saved(tmp_path, image_processor_type=name)
+    processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
+    pixels = processor(Image.new("RGB", (90, 70)), return_tensors="pt")["pixel_values"]
+    assert pixels.dim() == 5  # of each picture, several tiles
+    assert "tiles" in (refusal(directory) or "")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_processor_type": "CLIPImageProcessor", "do_resize": False, "size": [64]},
+        {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False, "crop_size": {"height": 64}},
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_center_crop": False,
+            "crop_size": {"height": 8, "width": 8},
+        },
+        {"image_processor_type": "BlipImageProcessor", "crop_size": 64.0, "size": 64},
+        {"image_processor_type": "BlipImageProcessor", "crop_size": None, "size": 64, "do_center_crop": True},
+        {
+            "image_processor_type": "BlipImageProcessor",
+            "crop_size": None,
+            "size": 64,
+            "do_center_crop": False,
+        },
+        {"image_processor_type": "NougatImageProcessor", "size": [64, 64], "do_thumbnail": False},
+        {"image_processor_type": "NougatImageProcessor", "size": [64, 64], "do_thumbnail": None},
+        {"image_processor_type": "NougatImageProcessor", "size": [64, 64], "do_thumbnail": True},
+        {
+            "image_processor_type": "NougatImageProcessor",
+            "size": [64, 64],
+            "crop_size": None,
+            "do_center_crop": True,
+        },
+    ],
+    ids=str,
+)
+def test_settings_of_other_classes_and_of_what_is_off(settings: dict[str, Any], tmp_path: Path) -> None:
+    directory = saved(tmp_path, **settings)
+    assert (refusal(directory) is None) == works(directory)
 
 
 def test_an_older_key_names_a_class_too(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class FakeEngine:
     def stopping(self, count=None, *, ignore_eos=False) -> Stopping:
         return Stopping(count or self.config.max_output_len, () if ignore_eos else (END,))
 
+    unsettled_characters = 0
+
     def decoded(self, ids) -> str:
         return "".join(f"{token} " for token in ids)
 

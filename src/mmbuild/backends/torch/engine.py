@@ -29,8 +29,9 @@ from mmbuild.backends.torch.weights import check_caches, check_memory, check_wei
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family
 from mmbuild.models.families.processor import Image, Processor, Request, encode, load_processor
-from mmbuild.models.families.shared.hugging_face import text_of
+from mmbuild.models.families.shared.hugging_face import text_of, unsettled_characters
 from mmbuild.models.files.generation_settings import START
+from mmbuild.models.text_stream import TextStream
 from mmbuild.models.validation.prompts import require_unicode
 
 if TYPE_CHECKING:
@@ -376,20 +377,11 @@ class Engine:
     ) -> Iterator[str]:
         """Yield one answer in pieces as its tokens are generated."""
         prompts, visual = self.inputs([request])
-        ids: list[int] = []
-        message = ""
+        text = TextStream(self.decoded, unsettled=self.unsettled_characters)
         for (token,) in stream(self.session, prompts, visual, stopping, sampling):
             assert token is not None  # the stream ends with its only sequence
-            ids.append(token)
-            text = self.text(ids)
-            # Hold back a character of several tokens until it is complete.
-            if text.startswith(message) and not text.endswith("\ufffd"):
-                yield text[len(message) :]
-                message = text
-        # Flush what was held back at the end.
-        whole = self.text(ids)
-        if whole.startswith(message) and whole != message:
-            yield whole[len(message) :]
+            yield text.add(token)
+        yield text.finish()
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode token ids to text without special tokens, and without white space at its ends."""
@@ -398,6 +390,11 @@ class Engine:
     def decoded(self, ids: Sequence[int]) -> str:
         """Decode token ids to text without special tokens."""
         return text_of(self.processor.tokenizer, ids)
+
+    @property
+    def unsettled_characters(self) -> int:
+        """Number of characters at the end of a text that later tokens may change."""
+        return unsettled_characters(self.processor.tokenizer)
 
     def _now(self) -> float:
         if self.session.device == "cuda":

@@ -134,7 +134,7 @@ def answer_greedily(
     try:
         return _answer(reference, request, count, suppressed, tokenizer)
     # Raised by `generate` for ids outside the vocabulary, and for settings that it cannot apply.
-    except (IndexError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise EngineError(
             f"transformers cannot answer this question: {type(error).__name__}: {first_line(error)}",
             code="MM599",

@@ -69,6 +69,15 @@ def _penalty(value: Any, _: int | None) -> bool:
     return _is_number(value) and (value == 1 or (isinstance(value, float) and value > 0))
 
 
+def _converted(value: Any, _: int | None) -> bool:
+    """Whether transformers makes a tensor of it, although nothing reads it."""
+    return _is_small(value) or _all(value, _is_small, empty=True)
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and -_INT64 <= value < _INT64)
+
+
 def _strings(value: Any, _: int | None) -> bool:
     return _is_text(value) or _all(value, _is_text)
 
@@ -82,6 +91,8 @@ FORMS: Mapping[str, Form] = {
     "any_token_id": Form(lambda value, _: _is_id(value), "a token id"),
     "token_id": Form(_known, "a token id of the vocabulary"),
     "forced": Form(_forced, "a token id of the vocabulary or a list of them"),
+    "unread_id": Form(_converted, "a token id, even though nothing reads it"),
+    "padding": Form(lambda value, _: _is_small(value), "a token id"),
     "tokens": Form(lambda value, _: _all(value, _is_id, empty=True), "a list of token ids"),
     "words": Form(_words, "a list of lists of token ids of the vocabulary, none of them empty"),
     "biases": Form(
@@ -91,6 +102,7 @@ FORMS: Mapping[str, Form] = {
     "count": Form(lambda value, _: _is_id(value), "a whole number"),
     "at_least_one": Form(lambda value, _: _is_id(value) and value > 0, "a whole number above 0"),
     "number": Form(lambda value, _: _is_number(value), "a number"),
+    "compared": Form(lambda value, _: isinstance(value, int | float), "a number"),
     "decay": Form(
         lambda value, _: _all(value, _is_number) and len(value) == 2, "a list of a length and a factor"
     ),

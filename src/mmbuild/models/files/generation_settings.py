@@ -226,9 +226,8 @@ def _wrong(values: Mapping[str, Any], where: str, reader: Reader) -> Iterator[Se
     """Report values that transformers cannot generate with."""
     for name, value in values.items():
         row = fields()[name]
-        form = FORMS[row.form] if row.form else None
-        if name in _STARTS and not reader.encoder_decoder:
-            continue  # unused by transformers
+        kind = "unread_id" if name in _STARTS and not reader.encoder_decoder else row.form
+        form = FORMS[kind] if kind else None
         vocab_size = reader.vocab_size
         if value is not None and form and not form.fits(value, vocab_size):
             size = f" of {vocab_size}" if vocab_size is not None and "vocabulary" in form.expected else ""

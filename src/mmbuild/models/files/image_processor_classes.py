@@ -28,13 +28,13 @@ class ImageClass:
 
 
 # Pages are scaled to fit `size`, keeping their aspect ratio, and padded to it.
-_PAGES = ImageClass({"height": 896, "width": 672})
+PAGES = ImageClass({"height": 896, "width": 672})
 _CLASSES: Mapping[str, ImageClass] = {
     "CLIP": ImageClass({"shortest_edge": 224}, square=False, crop=224),
     "Llava": ImageClass({"shortest_edge": 224}, square=False, crop=224, pads_first=True),
     "Siglip": ImageClass({"height": 224, "width": 224}, square=False),
     "Blip": ImageClass({"height": 384, "width": 384}),
-    "Nougat": _PAGES,
+    "Nougat": PAGES,
 }
 _ENDINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 
@@ -60,7 +60,7 @@ def output_size(settings: Mapping[str, Any], kind: ImageClass, *, square: bool) 
         return bool(settings.get(name, default))  # null is off, as in transformers
 
     size = sides(settings.get("size"), kind.square) or kind.size
-    if kind is _PAGES:
+    if kind is PAGES:
         return (on("do_pad", True) and fixed_size(size)) or "`do_pad` is false"
     pads = on("do_pad")
     result: Size | str = "`do_resize` is false"

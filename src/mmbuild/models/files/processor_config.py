@@ -16,6 +16,7 @@ from typing import Any
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files import processor_values
 from mmbuild.models.files.image_processor_classes import (
+    PAGES,
     Size,
     fixed_size,
     image_class,
@@ -89,7 +90,9 @@ def require_usable(found: ImageProcessor, default: str) -> None:
     kind = image_class(found.settings, default)
     if kind is None:
         return  # another class of transformers
-    for key, problem in processor_values.problems(found.settings, crops=kind.crop is not None):
+    for key, problem in processor_values.problems(
+        found.settings, crops=kind.crop is not None, pages=kind is PAGES
+    ):
         _refuse(found, key, problem)
 
 

@@ -11,19 +11,41 @@ from mmbuild.models.files.transformers_names import transformers_names
 _CHANNELS = 3
 _OFF = "`null` is a value of its own there, and transformers does not take its default for it"
 _SIZE = "a size is a whole number of pixels, or names such numbers"
+# Sets of keys that transformers accepts in a size, whether it is used or not.
+_FORMS = (
+    {"shortest_edge"},
+    {"shortest_edge", "longest_edge"},
+    {"longest_edge"},
+    {"height", "width"},
+    {"max_height", "max_width"},
+    {"min_pixels", "max_pixels"},
+)
 # Sets of sides that transformers resizes to.
 _RESIZED = (("shortest_edge",), ("height", "width"), ("max_height", "max_width"))
 _FILTERS = 6  # of Pillow's Resampling; newer releases have more
 
 
-def problems(settings: Mapping[str, Any], *, crops: bool) -> Iterator[tuple[str, str]]:
+def problems(settings: Mapping[str, Any], *, crops: bool, pages: bool) -> Iterator[tuple[str, str]]:
     """Settings that cannot be used, each with the reason.
 
     Args:
         settings: The image processor.
         crops: Whether its class crops by default.
+        pages: Whether its class fits pages into a size and fills them up to it.
     """
     defaults = {"do_center_crop": crops}
+    for key in ("size", "crop_size", "pad_size"):
+        if settings.get(key) is not None and not _has_form(settings[key]):
+            yield key, _FORM
+    if settings.get("input_data_format") not in (None, "channels_last"):
+        yield (
+            "input_data_format",
+            "pictures have their channels last, and transformers would fail on every one",
+        )
+    if settings.get("do_center_crop") and not crops and settings.get("crop_size") is None:
+        yield "do_center_crop", "there is no `crop_size`"
+    if pages and not settings.get("do_thumbnail", True) and settings.get("do_pad", True):
+        yield "do_thumbnail", "pages larger than `size` cannot be filled up to it"
     for key, switch in _NEEDED:
         if key in settings and settings.get(switch, defaults.get(switch, True)):
             problem = unusable(key, settings[key])
@@ -37,7 +59,7 @@ def unusable(key: str, value: Any) -> str | None:
 
 
 def class_problems(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings with which transformers finds no class, or cannot create it, each with the reason."""
+    """Settings with which transformers finds no class, cannot create it, or finds one of other models."""
     if "backend" in settings:
         yield (
             "backend",
@@ -54,11 +76,14 @@ def class_problems(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 key,
                 f"transformers knows this name only as `feature_extractor_type`; it is {_new(stated)} here",
             )
+        elif stated.startswith(_TILES):
+            yield key, "it cuts pictures into tiles, and the model's tower takes whole pictures"
         elif not _is_known(_new(stated)):
             yield key, "transformers has no such class"
         return  # the second is only read without the first
 
 
+_TILES = ("LlavaNext", "LlavaOnevision")  # classes of LLaVA's successors
 _OLD, _FAST, _PIL = "FeatureExtractor", "Fast", "Pil"
 _USUAL = frozenset(f"{name}ImageProcessor" for name in ("CLIP", "Llava", "Siglip", "Blip", "Nougat"))
 
@@ -75,6 +100,19 @@ def _is_known(name: str) -> bool:
     if names is None:
         return True
     return plain.endswith("ImageProcessor") and not names.isdisjoint({plain, plain + _PIL, plain + _FAST})
+
+
+_FORM = (
+    "transformers accepts a whole number, two of them, or keys that are exactly `shortest_edge`, `shortest_edge` and "
+    "`longest_edge`, `height` and `width`, or `max_height` and `max_width`"
+)
+
+
+def _has_form(value: Any) -> bool:
+    """Whether transformers can load this size."""
+    if isinstance(value, list):
+        return len(value) >= 2
+    return set(value) in _FORMS if isinstance(value, dict) else isinstance(value, int)
 
 
 def _size(value: Any) -> str | None:
@@ -129,6 +167,17 @@ def _channels(value: Any) -> str | None:
     return None if all(map(_reads_as_number, value)) else "its values must be numbers"
 
 
+def _divisors(value: Any) -> str | None:
+    problem = _channels(value)
+    if problem is not None:
+        return problem
+    numbers = map(float, value if isinstance(value, list) else [value])
+    return None if all(abs(number) > _SMALLEST for number in numbers) else "pixels are divided by it"
+
+
+_SMALLEST = 1e-37  # the quotient is not infinite in float32
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and value > 0
 
@@ -150,7 +199,7 @@ _CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "resample": _resample,
     "rescale_factor": _rescale_factor,
     "image_mean": _channels,
-    "image_std": _channels,
+    "image_std": _divisors,
     "crop_size": _crop_size,
 }
 # Settings that preprocessing needs, and the switch that it needs them for.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 
 from mmbuild.base.files import FileRefusedError, require_regular
 from mmbuild.base.silence import quiet
-from mmbuild.models.files.small_files import SmallFileError, display
+from mmbuild.models.files.small_files import SmallFileError, display, read_json
 
-JSON = "tokenizer.json"
+JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"
 _PANIC = "PanicException"  # of pyo3, which offers no class to import
 
 
@@ -39,18 +39,33 @@ def read_with_library(file: Path) -> Any:
     """The ``tokenizers.Tokenizer`` in ``file``; None if there is no such file, or the library is not installed.
 
     Saved padding and truncation are removed: engines do not apply them (:mod:`mmbuild.models.files.call_settings`).
+    Options of tokens in ``tokenizer_config.json`` replace those in ``file``, as in transformers.
 
     Raises:
-        SmallFileError: MM731, the library cannot load the file, or cannot encode any text with it.
+        SmallFileError: MM731, the library cannot load the file, or cannot encode any text with it, or
+            ``tokenizer_config.json`` is damaged.
     """
     try:
         status = require_regular(file)
     except (OSError, FileRefusedError):
         return None
-    found = _read(file, (status.st_ino, status.st_size, status.st_mtime_ns))
+    config = file.parent / CONFIG
+    decoder = read_json(config).get("added_tokens_decoder") if config.is_file() else None
+    found = _read(file, (status.st_ino, status.st_size, status.st_mtime_ns), _options(decoder))
     if isinstance(found, TokenizersError):
         raise _refused(file, found)
     return found
+
+
+_Options = tuple[tuple[str, Any], ...]
+_KNOWN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def _options(decoder: Any) -> tuple[_Options, ...]:
+    """Options of each token in ``added_tokens_decoder``, in the order of their ids."""
+    entries = decoder.items() if isinstance(decoder, Mapping) else ()
+    tokens = sorted((int(number), token) for number, token in entries if isinstance(token, Mapping))
+    return tuple(tuple((key, token[key]) for key in _KNOWN if key in token) for _, token in tokens)
 
 
 def _refused(file: Path, error: TokenizersError) -> SmallFileError:
@@ -64,9 +79,9 @@ def _refused(file: Path, error: TokenizersError) -> SmallFileError:
 
 # Failures are kept too: a damaged file may take as long to load as a good one.
 @lru_cache(maxsize=2)
-def _read(file: Path, stat: tuple[int, ...]) -> Any:  # noqa: ARG001 (key)
+def _read(file: Path, stat: tuple[int, ...], options: tuple[_Options, ...]) -> Any:  # noqa: ARG001 (key)
     try:
-        from tokenizers import Tokenizer
+        from tokenizers import AddedToken, Tokenizer
     except ImportError:
         return None
     try:
@@ -75,6 +90,9 @@ def _read(file: Path, stat: tuple[int, ...]) -> Any:  # noqa: ARG001 (key)
             tokenizer = Tokenizer.from_file(str(file))
             tokenizer.no_padding()
             tokenizer.no_truncation()
+            known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
+            stated = [AddedToken(**dict(token)) for token in options]
+            tokenizer.add_tokens([token for token in stated if repr(token) not in known])
             tokenizer.encode("")  # the post-processor is first used here
     except TokenizersError as error:
         return error.with_traceback(None)

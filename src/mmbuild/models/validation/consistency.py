@@ -32,7 +32,14 @@ from mmbuild.models.files.tokenizer_library import JSON, added_to_every_text, re
 from mmbuild.models.files.vocabulary import read_tokenizer
 from mmbuild.models.files.weight_files import WeightSet, require_agreement, require_one_place, weight_set
 from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
-from mmbuild.models.validation.token_ids import require_embeddings, require_image_token, require_known_ids
+from mmbuild.models.validation.token_ids import (
+    require_embeddings,
+    require_image_token,
+    require_known_ids,
+    require_repeatable,
+    require_stated_ids,
+)
+from mmbuild.models.validation.tokenizer_class import require_tokenizer_class
 from mmbuild.models.validation.weight_names import require_plain
 
 
@@ -198,6 +205,7 @@ def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
     if loaded is not None:
         ids = added_to_every_text(loaded)
         require_known_ids(ids, model.facts.llm.vocab_size, expected.vocab_size)
+        require_stated_ids(tokenizer, loaded)
     stated = model.facts.image_token_id
     if expected.image_token is not None and stated is not None:
         require_image_token(
@@ -207,6 +215,14 @@ def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
             expected.image_token,
             added_by_processor=expected.adds_image_token,
         )
+        if loaded is not None and not expected.adds_image_token:
+            require_repeatable(loaded, image_token_of(model, expected))
+
+
+def _tokenizer_class(model: Model, expected: ExpectedFiles) -> None:
+    directory = model.directory("model", expected.tokenizer)
+    if directory is not None and read_tokenizer(directory) is not None:
+        require_tokenizer_class(directory)
 
 
 def _call_settings(model: Model, expected: ExpectedFiles) -> None:
@@ -325,6 +341,7 @@ def differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str,
 _CHECKS: tuple[Check, ...] = (
     _own_code,
     _vocabulary,
+    _tokenizer_class,
     _call_settings,
     _processor_class,
     _one_image_processor,

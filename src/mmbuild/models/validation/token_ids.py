@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.files.tokenizer_library import TokenizersError, library_errors
 from mmbuild.models.files.vocabulary import SavedTokenizer, Token
 
 
@@ -82,6 +84,54 @@ def require_image_token(
             f"`{key}` in config.json is {stated}{called}, and the processor's image token is {_token_text(found)}",
             code="MM737",
             hint="take config.json and tokenizer from the same version of the model",
+        )
+
+
+def require_stated_ids(tokenizer: SavedTokenizer, loaded: Any) -> None:
+    """Check that tokens have the ids that their files state.
+
+    The tokenizers library ignores the id of a token that is not in the vocabulary: such tokens get the ids after it.
+
+    Args:
+        tokenizer: The saved tokenizer.
+        loaded: The same as ``tokenizers.Tokenizer``.
+
+    Raises:
+        ModelFilesError: MM737.
+    """
+    for token in tokenizer.tokens.values():
+        given = loaded.token_to_id(token.text)
+        if given is not None and given != token.id:
+            raise ModelFilesError(
+                f"{_token_text(token)} gets the id {given} from the tokenizers library, which numbers tokens outside "
+                "the vocabulary consecutively",
+                code="MM737",
+                hint="save the tokenizer with transformers, or give `added_tokens` the ids after the vocabulary",
+            )
+
+
+def require_repeatable(loaded: Any, token: str) -> None:
+    """Check that the tokenizer recognizes image tokens next to each other, one for each visual feature of an image.
+
+    Args:
+        loaded: The ``tokenizers.Tokenizer``.
+        token: The image token.
+
+    Raises:
+        ModelFilesError: MM737.
+    """
+    number = loaded.token_to_id(token)
+    try:
+        with library_errors():
+            ids = loaded.encode(token * 3, add_special_tokens=False).ids
+    except TokenizersError:
+        ids = []
+    if ids != [number] * 3:
+        raise ModelFilesError(
+            f"the tokenizer does not recognize `{token * 3}` as three image tokens: its options (`normalized`, "
+            "`single_word`), or the normalizer of tokenizer.json, do not allow it",
+            code="MM737",
+            hint=f"set `normalized` and `single_word` of `{token}` to false in the tokenizer's files",
         )
 
 

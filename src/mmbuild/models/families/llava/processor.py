@@ -29,9 +29,12 @@ def load(directory: Path) -> Processor:
         TemplateError: MM730, the chat template cannot ask about a picture.
     """
     facts = read_facts(saved_config(directory))
+    image = facts.image_token_id
+    assert image is not None
     loaded = hugging_face.saved_processor(directory)
     tokenizer, features = loaded.tokenizer, facts.visual.num_visual_features
-    token = image_token(tokenizer, facts.image_token_id)
+    token = image_token(tokenizer, image)
+    _require_repeatable(tokenizer, token, image)
     chat = load_chat([directory], tokenizer, token, "mmbuild.models.families.llava", "processor")
 
     def finished(prompt: Prompt, pictures: Sequence[Any]) -> Request:
@@ -41,7 +44,7 @@ def load(directory: Path) -> Processor:
                 code="MM518",
                 hint=f"name each image in the prompt with one {token}, or none",
             )
-        ids = _expanded(tokenizer, prompt, token, facts.image_token_id, features)
+        ids = _expanded(tokenizer, prompt, token, image, features)
         if not pictures:
             return Request(ids, torch.empty(0))
         return Request(ids, hugging_face.pixels_of(loaded.image_processor, pictures))
@@ -54,20 +57,43 @@ def load(directory: Path) -> Processor:
     )
 
 
-def _expanded(
-    tokenizer: Any, prompt: Prompt, token: str, token_id: int | None, features: int
-) -> tuple[int, ...]:
-    """Ids of a prompt in which each image token is there ``features`` times."""
-    ids: list[Any] = hugging_face.token_ids(
+def _expanded(tokenizer: Any, prompt: Prompt, token: str, token_id: int, features: int) -> tuple[int, ...]:
+    """Ids of a prompt in which each image token is there ``features`` times.
+
+    Raises:
+        EngineError: MM518, the tokenizer does not recognize an image token in this prompt.
+    """
+    ids: list[int] = hugging_face.token_ids(
         tokenizer, prompt.text, add_special_tokens=prompt.add_special_tokens
     )
     if ids.count(token_id) != prompt.text.count(token):
         # Not a token to which the tokenizer cuts text, so what is around it matters.
         text = prompt.text.replace(token, token * features)
-        return tuple(hugging_face.token_ids(tokenizer, text, add_special_tokens=prompt.add_special_tokens))
+        ids = hugging_face.token_ids(tokenizer, text, add_special_tokens=prompt.add_special_tokens)
+        if ids.count(token_id) != text.count(token):
+            raise EngineError(
+                f"the tokenizer does not recognize every {token} in this prompt",
+                code="MM518",
+                hint=f"put spaces around {token}: some tokenizers recognize it only as a word of its own",
+            )
+        return tuple(ids)
     # Ids are repeated instead of text, which takes a twentieth of the time.
     counts = (features if one == token_id else 1 for one in ids)
     return tuple(one for one, count in zip(ids, counts, strict=True) for _ in range(count))
+
+
+def _require_repeatable(tokenizer: Any, token: str, token_id: int) -> None:
+    """Check that adjacent image tokens are recognized, as ``require_repeatable`` of validation does.
+
+    Raises:
+        EngineError: MM516.
+    """
+    if hugging_face.token_ids(tokenizer, token * 3, add_special_tokens=False) != [token_id] * 3:
+        raise EngineError(
+            f"the tokenizer does not recognize `{token * 3}` as three image tokens",
+            code="MM516",
+            hint=f"set `normalized` and `single_word` of {token} to false in the tokenizer's files",
+        )
 
 
 def image_token(tokenizer: Any, token_id: int | None) -> str:
@@ -76,7 +102,9 @@ def image_token(tokenizer: Any, token_id: int | None) -> str:
     Raises:
         EngineError: MM516, the tokenizer has no such id.
     """
-    token = None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)
+    # `convert_ids_to_tokens` returns an added token in its normalized form.
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    token = added or (None if token_id is None else tokenizer.convert_ids_to_tokens(token_id))
     if token is None:
         raise EngineError(
             f"config.json gives images the token {token_id}, and the tokenizer has no such token",

@@ -92,6 +92,17 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
+def unsettled_characters(tokenizer: Any) -> int:
+    """Number of characters at the end of a text that may still change when the tokens after them are known.
+
+    ``clean_up_tokenization_spaces`` removes spaces before punctuation and contractions from a text as a whole.
+    """
+    return _CLEANED if tokenizer.clean_up_tokenization_spaces else 0
+
+
+_CLEANED = 16  # what is replaced has at most four characters; several may follow each other
+
+
 def _tokenizer_fails(error: TokenizersError) -> EngineError:
     return EngineError(
         f"the model's tokenizer fails: {first_line(error)}",

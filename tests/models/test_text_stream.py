@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
 
-from mmbuild.serving.texts import TextStream
+from mmbuild.models.families.shared.hugging_face import text_of, unsettled_characters
+from mmbuild.models.text_stream import TextStream
 
 
 def of_characters(ids) -> str:
@@ -16,8 +18,8 @@ def of_bytes(ids) -> str:
     return bytes(ids).decode("utf-8", "replace")
 
 
-def pieces_of(tokens, decode, stop=()) -> tuple[list[str], TextStream]:
-    stream, pieces = TextStream(decode, stop), []
+def pieces_of(tokens, decode, stop=(), unsettled=0) -> tuple[list[str], TextStream]:
+    stream, pieces = TextStream(decode, stop, unsettled), []
     for token in tokens:
         pieces.append(stream.add(token))
         if stream.stopped:
@@ -69,3 +71,46 @@ def test_nothing_is_not_decoded() -> None:
     pieces, _ = pieces_of(map(ord, "ab"), decode)
     assert pieces == ["a", "b", ""]
     assert TextStream(decode).finish() == ""
+
+
+class Cleaning:
+    """A tokenizer of characters whose texts transformers cleans up."""
+
+    clean_up_tokenization_spaces = True
+
+    def decode(self, ids, skip_special_tokens) -> str:
+        assert skip_special_tokens
+        return PreTrainedTokenizerBase.clean_up_tokenization(self, of_characters(ids))
+
+
+PARTS = st.sampled_from([" ", "a", "'", ".", "?", ",", "n't", "'s", "'ve", "'re", "'m", " ' ", " n", "\n"])
+
+
+@given(
+    st.lists(PARTS, max_size=30).map("".join), st.lists(st.text("a.' ", min_size=1, max_size=3), max_size=2)
+)
+def test_pieces_of_a_text_that_is_cleaned_up_are_the_whole_text(text, stops) -> None:
+    tokenizer = Cleaning()
+    whole = tokenizer.decode(list(map(ord, text)), skip_special_tokens=True)
+
+    def decode(ids) -> str:
+        return text_of(tokenizer, ids)
+
+    pieces, stream = pieces_of(map(ord, text), decode, unsettled=unsettled_characters(tokenizer))
+    assert "".join(pieces) == whole.strip() == stream.text
+    pieces, stream = pieces_of(map(ord, text), decode, stops, unsettled_characters(tokenizer))
+    assert "".join(pieces) == stream.text
+
+
+def of_byte_tokens(ids) -> str:
+    """As the decoder ``ByteFallback``: bytes that are no text become one replacement character each."""
+    try:
+        return bytes(ids).decode()
+    except UnicodeDecodeError:
+        return "\N{REPLACEMENT CHARACTER}" * len(ids)
+
+
+@given(st.binary(max_size=6))
+def test_the_text_of_an_answer_is_that_of_all_its_tokens(tokens) -> None:
+    _, stream = pieces_of(tokens, of_byte_tokens)
+    assert stream.text == of_byte_tokens(tokens).strip()

@@ -18,38 +18,56 @@ class TextStream:
     it is clear that it does not.
     """
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
-        """``stop``: strings that end the answer and are not part of it."""
-        self._decode, self._stop = decode, tuple(stop)
+    def __init__(self, decode: Decode, stop: Sequence[str] = (), unsettled: int = 0) -> None:
+        """``stop``: strings that end the answer and are not part of it.
+
+        ``unsettled``: number of characters at the end of a text that later tokens may change.
+        """
+        self._decode, self._stop, self._unsettled = decode, tuple(stop), unsettled
         self._ids: list[int] = []
         # Ids before `_start` are decoded no more; those up to `_read` are in the text.
         self._start = self._read = 0
         self._text = ""
+        self._whole: str | None = None
         self._sent = 0
         self.stopped = False
 
     @property
     def text(self) -> str:
-        """The text so far, what is held back included."""
-        return self._text.strip()
+        """The text so far, what is held back included; of a finished answer, all its tokens decoded at once."""
+        return (self._text if self._whole is None else self._whole).strip()
 
     def add(self, token: int) -> str:
         """The next piece of text, after one more token; empty if all of it is held back."""
         self._ids.append(token)
-        self._text += self._new_text()
+        self._extend()
         end = self._stop_at()
         if end is not None:
             self._text, self.stopped = self._text[:end], True
             return self._take(len(self._text.rstrip()))
-        certain = min((_before_prefix(self._text, stop) for stop in self._stop), default=len(self._text))
+        settled = max(0, len(self._text) - self._unsettled)
+        certain = min((_before_prefix(self._text, stop) for stop in self._stop), default=settled)
+        certain = min(certain, settled)
         return self._take(len(self._text[:certain].rstrip()))
 
     def finish(self) -> str:
         """What was held back, after the last token."""
-        if not self.stopped and self._read < len(self._ids):
-            self._text += self._decode(self._ids[self._start :])[len(self._known()) :]
+        if not self.stopped and self._ids:
+            self._whole = self._decode(self._ids)
+            if self._whole.startswith(self._text[: self._sent]):
+                self._text = self._whole
+            elif self._read < len(self._ids):
+                # Bytes that turn out to be no character: what was sent cannot be taken back.
+                self._text += self._decode(self._ids[self._start :])[len(self._known()) :]
             self._read = len(self._ids)
         return self._take(len(self._text.rstrip()))
+
+    def _extend(self) -> None:
+        """Add the text of the newest tokens."""
+        if self._unsettled:
+            self._text = self._decode(self._ids)
+        else:
+            self._text += self._new_text()
 
     def _known(self) -> str:
         known = self._ids[self._start : self._read]
