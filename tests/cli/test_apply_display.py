@@ -39,7 +39,7 @@ def test_terminal_keeps_a_line_with_the_time_of_each_action_and_the_engine_path(
     pipe.write_text("go on")
     assert terminal.finish() == 0
     text = CONTROL.sub("", terminal.shown)
-    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak \d+ MB", text)) == 9
+    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak [\d.]+ MB", text)) == 9
     assert text.rstrip().endswith(f"build/{NAME}")
     assert_clean_end(terminal)
 

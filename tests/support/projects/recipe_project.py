@@ -70,7 +70,11 @@ PARTS: dict[str, str] = {
     "pytorch_model.bin": "PK\x03\x04",
     "tokenizer.json": json.dumps(
         {
-            "model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"},
+            "model": {
+                "type": "WordLevel",
+                "vocab": {f"w{number}": number for number in range(99)},
+                "unk_token": "<unk>",
+            },
             "added_tokens": [
                 {"id": 99, "content": "<image>", "special": True}
                 | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
