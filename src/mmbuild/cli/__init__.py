@@ -25,7 +25,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "verify": "Compare a built engine with its source model",
         "eval": "Score the answers of a built engine on a data set",
         "bench": "Measure latency and throughput of an engine or of a server",
-        "script": "Write TensorRT-LLM's commands, or those that serve a checkpoint, as a script",
+        "script": "Write TensorRT-LLM's commands, or a server's, as a shell script",
     },
     "Understand": {
         "why": "Explain why actions run, down to the edited line",
