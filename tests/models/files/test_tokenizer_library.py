@@ -183,3 +183,28 @@ def test_a_decoder_that_panics_is_an_error_with_a_code(tmp_path) -> None:
     with quiet(native=True), pytest.raises(EngineError, match="tokenizer fails") as error:
         text_of(tokenizer, [tokenizer.convert_tokens_to_ids("?")])
     assert error.value.code == "MM516"
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        {"abc": {"content": "x"}},
+        {"1.5": {"content": "x"}},
+        {"": {"content": "x"}},
+        {"9" * 5000: {"content": "x"}},
+        {"5": {"content": 5}},
+        {"5": {"content": ["a"]}},
+        {"5": {"content": "a", "special": "yes"}},
+        {"5": {"content": "<image>", "normalized": {"a": 1}}},
+        [1],
+    ],
+    ids=lambda decoder: str(decoder)[:30],
+)
+def test_options_that_are_none_are_one_finding(tmp_path: Path, decoder: Any) -> None:
+    """The library is given the options of tokens in tokenizer_config.json, whatever they are."""
+    directory = damaged(tmp_path / "m", lambda _: None)
+    config = directory / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "added_tokens_decoder": decoder}))
+    assert read_with_library(directory / "tokenizer.json") is not None
+    assert {item.error.code for item in findings(model_of(directory))} == {"MM731"}

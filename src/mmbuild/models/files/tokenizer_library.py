@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -58,14 +59,26 @@ def read_with_library(file: Path) -> Any:
 
 
 _Options = tuple[tuple[str, Any], ...]
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _KNOWN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def _options(decoder: Any) -> tuple[_Options, ...]:
-    """Options of each token in ``added_tokens_decoder``, in the order of their ids."""
+    """Options of each token in ``added_tokens_decoder``, in the order of their ids; what is no token is left out, and
+    refused by :mod:`mmbuild.models.files.vocabulary`."""
     entries = decoder.items() if isinstance(decoder, Mapping) else ()
-    tokens = sorted((int(number), token) for number, token in entries if isinstance(token, Mapping))
-    return tuple(tuple((key, token[key]) for key in _KNOWN if key in token) for _, token in tokens)
+    tokens = {
+        int(number): tuple((key, token[key]) for key in _KNOWN if key in token)
+        for number, token in entries
+        if _NUMBER.fullmatch(number) and _is_token(token)
+    }
+    return tuple(options for _, options in sorted(tokens.items()))
+
+
+def _is_token(token: Any) -> bool:
+    if not isinstance(token, Mapping) or not isinstance(token.get("content"), str):
+        return False
+    return all(isinstance(token.get(key, False), bool) for key in _KNOWN if key != "content")
 
 
 def _refused(file: Path, error: TokenizersError) -> SmallFileError:
