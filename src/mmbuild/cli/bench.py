@@ -215,7 +215,7 @@ def _of_server(
     *,
     lower: bool,
 ) -> Sweep:
-    """``lower``: as in :func:`_measure_engine`, if the server tells its engine's limit."""
+    """``lower``: as in :func:`_measure_engine`, if the server states its engine's limit."""
     from mmbuild.serving.bench import endpoint, server
 
     loads = _loads("clients", clients, rates, _CLIENTS)

@@ -74,7 +74,7 @@ def _expanded(tokenizer: Any, prompt: Prompt, token: str, token_id: int, feature
             raise EngineError(
                 f"the tokenizer does not recognize every {token} in this prompt",
                 code="MM518",
-                hint=f"put spaces around {token}: some tokenizers recognize it only as a word of its own",
+                hint=f"put spaces around {token}: some tokenizers recognize it only as a separate word",
             )
         return tuple(ids)
     # Ids are repeated instead of text, which takes a twentieth of the time.
