@@ -168,7 +168,8 @@ class _Runner:
     def _say_stopping(self) -> None:
         service = self._server.service
         count = 0 if service is None else sum(service.loop.counts())
-        wait = f" after {count} answers, in {self._options.drain_seconds:g} s at the latest" if count else ""
+        answers = f"{count} answer{'' if count == 1 else 's'}"
+        wait = f" after {answers}, in {self._options.drain_seconds:g} s at the latest" if count else ""
         self._say(f"stopping{wait}; another signal ends it at once")
 
     def _lose(self, error: MmbuildError) -> None:

@@ -64,8 +64,8 @@ _KNOWN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def _options(decoder: Any) -> tuple[_Options, ...]:
-    """Options of each token in ``added_tokens_decoder``, in the order of their ids; what is no token is left out, and
-    refused by :mod:`mmbuild.models.files.vocabulary`."""
+    """Options of each token in ``added_tokens_decoder``, in the order of their ids; entries in another form are left
+    out here, and refused by :mod:`mmbuild.models.files.vocabulary`."""
     entries = decoder.items() if isinstance(decoder, Mapping) else ()
     tokens = {
         int(number): tuple((key, token[key]) for key in _KNOWN if key in token)
