@@ -5,6 +5,10 @@
 Random weights, made on the GPU; prompts of 603 tokens. A step is the mean of 64 after a prefill, the greedy choice of
 tokens included; prefill is that of one prompt, the best of five. Engines hold 8 sequences for batches up to 8, else
 32. `--profile` prints which kernels the steps of the largest batch spend their time in.
+
+The share is that of one sequence: (bytes of weights that a token reads + live keys and values) / copy bandwidth,
+measured in the same run, / time of a step. With `--quiet-after FILE` engines are compiled at once and measured when
+that file exists, so that something else may use the GPU meanwhile.
 """
 
 from __future__ import annotations
@@ -160,6 +164,14 @@ def prefill(engine: Any) -> float:
     return best * 1e3
 
 
+def floor(engine: Any) -> float:
+    """Bytes that a token of one sequence reads: weights without the embedding, keys and values half way."""
+    config = engine.config
+    embedding = config.vocab_size * config.llm.hidden_size * 2
+    live = (PROMPT + STEPS // 2) * config.kv_bytes_per_token
+    return float(engine.weight_bytes - embedding + live)
+
+
 def profile(engine: Any, batch: int) -> None:
     """Kernels of a step by time."""
     import torch
@@ -174,11 +186,15 @@ def profile(engine: Any, batch: int) -> None:
 def measure(
     room: Path, names: list[str], batches: list[int], *, profiled: bool
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds by format and batch."""
+    """Milliseconds by format and batch, and the share."""
     import gc
 
     import torch
 
+    from benchmarks.llava_cuda import copy_bandwidth
+
+    bandwidth = copy_bandwidth()
+    print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s", flush=True)
     results: dict[str, dict[str, float]] = {}
     for name in names:
         results[name] = {}
@@ -189,6 +205,8 @@ def measure(
             engine = session(room, name, sequences)
             for batch in own:
                 results[name][str(batch)] = min(steps(engine, batch)[0] for _ in range(2))
+            if "1" in results[name]:
+                results[name].setdefault("share", floor(engine) / bandwidth / results[name]["1"] * 1e3)
             results[name].setdefault("prefill", prefill(engine))
             if profiled:
                 profile(engine, own[-1])
@@ -205,16 +223,19 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--quiet-after", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     sizes = sorted({8 if batch <= 8 else 32 for batch in arguments.batches})
     build(arguments.dir, arguments.formats, sizes)
+    while arguments.quiet_after is not None and not arguments.quiet_after.exists():
+        time.sleep(0.2)
     results = measure(arguments.dir, arguments.formats, arguments.batches, profiled=arguments.profile)
     print(json.dumps(results))
-    columns = [*map(str, arguments.batches), "prefill"]
+    columns = [*map(str, arguments.batches), "prefill", "share"]
     print("\n| format | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
     for name, row in results.items():
-        print(f"| {name} | " + " | ".join(f"{row[column]:.2f}" for column in columns) + " |")
+        print(f"| {name} | " + " | ".join(f"{row.get(column, 0):.3g}" for column in columns) + " |")
 
 
 if __name__ == "__main__":

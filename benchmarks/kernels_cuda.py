@@ -22,9 +22,11 @@ from torch.nn import functional as F
 
 from benchmarks.kernels_vllm import copies, vllm_products
 from mmbuild.backends.torch import linear
+from mmbuild.backends.torch.calibrated_linear import group_words
 from mmbuild.backends.torch.kernels.attention import decode_attention
 from mmbuild.backends.torch.kernels.products import grouped_product, packed_product, stored_product
 from mmbuild.backends.torch.kernels.widen import widen
+from mmbuild.backends.torch.positions import rotate
 
 # Of results in the dtype: sums are float32, inputs of products have 11 or 8 bits.
 BOUND = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -65,7 +67,7 @@ class Case:
             self.weight, self.wide = linear.pack_rows(values.t(), kind), values.double()
         elif kind == "groups":
             self.scale = torch.rand(outputs, inputs // group, device="cuda").to(dtype)
-            self.weight = (values[0::2] & 15) | (values[1::2] << 4)
+            self.weight = group_words((values[0::2] & 15) | (values[1::2] << 4), inputs // group)
             self.wide = values.double() * self.scale.double().repeat_interleave(group, 1)
         elif kind == "int8":
             self.x = (30 * x).clamp(-127, 127).round().to(torch.int8)
@@ -83,10 +85,10 @@ class Case:
     def parts(self, weight: Tensor, most_rows: int) -> Tensor:
         """What the kernel gives."""
         if self.kind in ("W8A16", "W4A16"):
-            return packed_product(self.x, weight, self.kind, most_rows)
+            return packed_product([self.x], [weight], self.kind, most_rows)[:, :, 0]
         if self.kind == "groups":
-            return grouped_product(self.x, weight, self.scale, most_rows)
-        return stored_product(self.x, weight, most_rows)
+            return grouped_product([self.x], [weight], [self.scale], most_rows)[:, :, 0]
+        return stored_product([self.x], [weight], most_rows)[:, :, 0]
 
     def error(self, most_rows: int) -> float:
         """The largest error over the largest result; infinity if two runs differ."""
@@ -130,23 +132,46 @@ def check_attention() -> tuple[str, float, float]:
     """Random lengths, some rows without a sequence; slots that are not live hold NaN."""
     dtype = random.choice((torch.float16, torch.bfloat16))
     batch, kv, group = random.randint(1, 9), random.randint(1, 5), random.choice((1, 1, 2, 3, 8))
-    size, slots = random.choice((16, 64, 80, 96, 128)), random.randint(2, 700)
+    size, slots, rotary = random.choice((16, 64, 80, 96, 128)), random.randint(2, 700), random.random() < 0.5
     heads = kv * group
-    q = apart(torch.randn(batch, heads * size, device="cuda").to(dtype)).unflatten(1, (heads, size))
+    width, terms = (heads + 2 * kv) * size, random.choice((1, 4, 8))
+    sums = torch.randn(terms, batch, width, device="cuda") / terms**0.5
+    by_row, by_column, biased, scaled = (random.random() < 0.5 for _ in range(4))
+    rows = torch.rand(batch, device="cuda") + 0.5 if by_row else None
+    columns = (torch.rand(width, device="cuda") + 0.5).to(dtype) if by_column else None
+    bias = torch.randn(width, device="cuda").to(dtype) if biased else None
+    factors = (torch.rand(heads * size, device="cuda") + 0.5).to(dtype) if scaled else None
+    qkv = linear.joined(linear.Sums(sums, rows, columns), torch.empty(batch, 1, dtype=dtype, device="cuda"))
+    qkv = qkv if bias is None else qkv + bias
     keys, values = (torch.randn(batch, kv, slots, size, device="cuda").to(dtype) for _ in range(2))
     positions = torch.randint(0, slots, (batch,), device="cuda")
-    live = torch.arange(slots, device="cuda") <= positions[:, None]
+    angles = torch.rand(batch, size // 2, device="cuda").repeat(1, 2)
+    cos, sin = (angles.cos().to(dtype), angles.sin().to(dtype)) if rotary else (None, None)
+    q, k, v = (part.unflatten(1, (-1, size)) for part in qkv.split([heads * size, kv * size, kv * size], 1))
+    if cos is not None and sin is not None:
+        q, k = (rotate(part[:, None], cos[:, None, None], sin[:, None, None])[:, 0] for part in (q, k))
+    dead = torch.arange(slots, device="cuda") >= positions[:, None]
+    for cache in (keys, values):
+        cache.masked_fill_(dead[:, None, :, None], float("nan"))
+    after = keys.clone(), values.clone()
     wanted = torch.zeros(batch, heads, size, dtype=torch.float64, device="cuda")
     for row, position in enumerate(positions.tolist()):
         if position < slots - 1:
-            k, v = (t[row, :, : position + 1].double().repeat_interleave(group, 0) for t in (keys, values))
-            wanted[row] = F.scaled_dot_product_attention(q[row, :, None].double(), k, v)[:, 0]
-    for cache in (keys, values):
-        cache.masked_fill_(~live[:, None, :, None], float("nan"))
+            for cache, new in zip(after, (k, v), strict=True):
+                cache[row, :, position] = new[row]
+            live = (cache[row, :, : position + 1].double().repeat_interleave(group, 0) for cache in after)
+            wanted[row] = F.scaled_dot_product_attention(q[row, :, None].double(), *live)[:, 0]
     poison()
-    got = decode_attention(q, keys, values, positions, size**-0.5)
-    what = f"attention {batch} x {kv} x {group} heads of {size}, {slots} slots, {dtype}"
-    return what, float((got.double() - wanted).abs().max().nan_to_num(nan=float("inf"))), 2 * BOUND[dtype]
+    got = decode_attention(sums, rows, columns, bias, cos, sin, keys, values, positions, size**-0.5, factors)
+    if factors is not None:
+        wanted *= factors.double().view(heads, size)
+    flags = f"{terms=}, {rotary=}, {by_row=}, {by_column=}, {biased=}, {scaled=}"
+    what = f"attention {batch} x {kv} x {group} heads of {size}, {slots} slots, {dtype}, {flags}"
+    error, bound = float((got.double() - wanted).abs().max().nan_to_num(nan=float("inf"))), 2 * BOUND[dtype]
+    for cache, expected in zip((keys, values), after, strict=True):
+        if not torch.allclose(cache, expected, atol=2 * bound, equal_nan=True):
+            error = float("inf")
+    return what, error, bound
 
 
 def checks(count: int) -> int:

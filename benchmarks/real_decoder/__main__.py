@@ -53,7 +53,7 @@ def main() -> None:
     with ThreadPoolExecutor(1 if options.device == "cpu" else 5) as pool:
         wanted = forms if "llm-compressor" in options.tools else []
         others = [pool.submit(_compress, options.peers, work, name) for name in wanted]
-        checkpoints = mmbuild_side.build(work, forms)
+        checkpoints = mmbuild_side.build(work, forms) if "mmbuild" in options.tools else {}
         for other in others:
             other.result()
     expected = _expected(work, model, passages, options.device)

@@ -19,10 +19,10 @@ STEPS: Mapping[str, StepSpec] = {
         StepSpec("calibration_data", "1", "mmbuild.steps.calibration_data:run"),
         StepSpec("convert", "3", "mmbuild.steps.convert:run", _TORCH),
         StepSpec("quantize", "2", "mmbuild.steps.quantize:run", _TORCH),
-        StepSpec("build_llm", "7", "mmbuild.steps.build_llm:run", _EXPORT),
-        StepSpec("build_visual", "4", "mmbuild.steps.build_visual:run", (*_EXPORT, *_MODELS)),
+        StepSpec("build_llm", "8", "mmbuild.steps.build_llm:run", _EXPORT),
+        StepSpec("build_visual", "5", "mmbuild.steps.build_visual:run", (*_EXPORT, *_MODELS)),
         StepSpec("convert_visual", "1", "mmbuild.steps.convert_visual:run", (*_TORCH, *_MODELS)),
-        StepSpec("assemble", "6", "mmbuild.steps.assemble:run"),
+        StepSpec("assemble", "7", "mmbuild.steps.assemble:run"),
         StepSpec("measure", "3", "mmbuild.steps.measure:run", (*_TORCH, *_MODELS)),
         StepSpec("verify", "4", "mmbuild.steps.verify:run"),
         # Backend hf: the weights, the files next to them, and the card.

@@ -7,11 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.torch import linear
-from mmbuild.backends.torch.calibrated_linear import (
-    check_target,
-    linear_maker,
-)
+from mmbuild.backends.torch import linear, weights
+from mmbuild.backends.torch.calibrated_linear import check_target, group_words, linear_maker
 from mmbuild.backends.torch.config import from_json
 from mmbuild.models.checkpoint import weight_only
 from mmbuild.models.checkpoint.calibrated_layout import BY_QUANT_ALGO, stored_tensors
@@ -64,7 +61,49 @@ def tokens(*shape):
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 2), (32, 6), (192, 48)])
 def test_awq_multiplies_by_nibbles_times_the_scale_of_their_group(shape, layout, inputs, outputs):
     made, x = layer(AWQ, inputs, outputs, layout), tokens(*shape, inputs)
-    torch.testing.assert_close(made(x).double(), x.double() @ awq_matrix(made).t(), **CLOSE)
+    expected = x.double() @ awq_matrix(made).t()
+    if layout == "rows":
+        made.weight.data = group_words(made.weight, inputs // GROUP)
+    torch.testing.assert_close(made(x).double(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(("group", "groups"), [(4, 3), (16, 2), (128, 1)])
+def test_byte_i_of_word_j_of_a_group_is_input_i_times_a_quarter_of_it_plus_j(group, groups):
+    weight = torch.randint(-128, 128, (3, group * groups), dtype=torch.int8)
+    words = group_words(weight, groups).reshape(3, groups, group // 4, 4)
+    for byte in range(4):
+        inputs = weight.reshape(3, groups, group)[:, :, byte * group // 4 : (byte + 1) * group // 4]
+        assert torch.equal(words[..., byte], inputs)
+
+
+@pytest.mark.parametrize(
+    ("device", "group", "turned"), [("cuda", 16, True), ("cuda", 6, False), ("cpu", 16, False)]
+)
+def test_weights_of_an_awq_checkpoint_are_arranged_for_the_kernel_where_it_reads_them(device, group, turned):
+    config = dataclasses.replace(CONFIG, quant_algo=AWQ, group_size=group)
+    weight = torch.randint(-128, 128, (2, 2 * group), dtype=torch.int8)
+    scale = torch.rand(4, 2).half() + 0.1
+    stored = {
+        "layers.0.fc.weight": weight,
+        "layers.0.fc.weights_scaling_factor": scale,
+        "layers.0.fc.prequant_scaling_factor": torch.ones(2 * group).half(),
+        "ln_f.weight": torch.ones(3).half(),
+    }
+    arranged = weights.arrange(stored, config, device)
+    assert arranged.keys() == stored.keys()
+    for name, tensor in stored.items():
+        expected = group_words(weight, 2) if turned and tensor is weight else tensor
+        assert torch.equal(arranged[name], expected), name
+
+
+@pytest.mark.parametrize("quant_algo", [None, AWQ, SMOOTH, FP8])
+def test_two_layers_at_once_give_what_each_gives(quant_algo):
+    first, second = layer(quant_algo, 32, 6), layer(quant_algo, 32, 6)
+    for name, parameter in second.named_parameters():
+        if parameter.dtype == torch.float32:
+            parameter.data = dict(first.named_parameters())[name] * 1.5
+    x = tokens(2, 3, 32)
+    assert all(map(torch.equal, linear.both(first, second, x), (first(x), second(x))))
 
 
 @pytest.mark.parametrize("sequences", [2, 3, 8])
@@ -131,8 +170,8 @@ def test_smoothquant_sums_exactly_where_float32_would_not():
     x = torch.full((1, 1, 4096), 127.0)
     exact = 127 * (127 * 4095 + 126)
     assert exact > 2**24
-    assert made._sums(x.to(torch.int8)).unique().tolist() == [exact]
-    assert made._sums(x.expand(2, 3, 4096).to(torch.int8)).unique().tolist() == [exact]
+    assert made._integer_sums(x.to(torch.int8)).unique().tolist() == [exact]
+    assert made._integer_sums(x.expand(2, 3, 4096).to(torch.int8)).unique().tolist() == [exact]
 
 
 def test_a_token_of_zeros_stays_zero_in_smoothquant():

@@ -18,10 +18,10 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import ENGINE_JSON
 
-VERSION = 5
-# Of versions 2 and 3 everything can be read except a torch engine's packages: an LLM's had other inputs before 3, and
-# a visual engine was one package before 4.
-_READABLE = (2, 3, 4, VERSION)
+VERSION = 6
+# Of older versions everything can be read except a torch engine's packages: an LLM's had other inputs before 3 and 5,
+# a visual engine was one package before 4, and kernels did not wait for each other before 6.
+_READABLE = (2, 3, 4, 5, VERSION)
 DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
 KERNELS = "kernels"

@@ -5,6 +5,8 @@ The caches belong to the session, which passes the rows of the sequences that a 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -126,16 +128,12 @@ class Attention(CachedProjections):
         live.
         """
         batch, length = x.shape[:2]
+        if _is_one(length) and has_decode_kernel(self.llm, x.dtype, x.device.type):
+            return self._decode(x, rotation, positions)
         q, k, v = self.project(x, rotation)
         self._write(k, v, torch.arange(batch, device=x.device), positions)
         keys, values = self.k_cache[:, :, : mask.shape[-1]], self.v_cache[:, :, : mask.shape[-1]]
-        if _is_one(length) and has_decode_kernel(self.llm, x.dtype, x.device.type):
-            from mmbuild.backends.torch.kernels.attention import decode_attention
-
-            q, scale = q.reshape(batch, self.heads, self.head_size), self.scale
-            attended = decode_attention(q, self.k_cache, self.v_cache, positions[:, 0], scale)
-            attended = attended.reshape(batch, 1, -1)
-        elif _is_one(length):
+        if _is_one(length):
             # The query heads that share a key head form the rows of one small product, so keys are read once.
             q = q.reshape(batch, self.kv_heads, -1, self.head_size)
             attended = self.attend(q, keys, values, mask).reshape(batch, 1, -1)
@@ -143,8 +141,29 @@ class Attention(CachedProjections):
             keys, values = self._for_heads(keys, values)
             attended = self.attend(q.transpose(1, 2), keys, values, mask)
             attended = attended.transpose(1, 2).flatten(2)
-        out: Tensor = self.dense(attended)
-        return out
+        return cast(Tensor, self.dense(attended))
+
+    def _decode(self, x: Tensor, rotation: Rotation, positions: Tensor) -> Tensor:
+        """:meth:`extend` for one token of each sequence, by a kernel."""
+        from mmbuild.backends.torch.kernels.attention import decode_attention
+
+        attended = decode_attention(
+            *self._sums(x),
+            *((None, None) if rotation is None else (table.flatten(1) for table in rotation)),
+            self.k_cache,
+            self.v_cache,
+            positions[:, 0],
+            self.scale,
+            self.dense.input_factors,
+        )
+        return self.dense.of_factored(attended.flatten(1)[:, None])
+
+    def _sums(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The product of queries, keys and values for x [B, 1, hidden], its factors and its biases."""
+        sums = self.qkv.sums([], [self.qkv.factored(x)])
+        if sums is None:
+            return self.qkv(x).flatten(1)[None], None, None, None
+        return sums[0].parts, sums[0].row_factors, sums[0].factors, self.qkv.bias
 
 
 def _is_one(size: object) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.linear import MakeLinear, frozen_parameter
+from mmbuild.backends.torch.linear import MakeLinear, both, frozen_parameter
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.facts import LlmFacts
 
@@ -100,8 +100,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, hidden] -> [B, L, hidden]."""
-        y = self.activation(self.fc(x))
-        out: Tensor = self.proj(y if self.gate is None else y * self.gate(x))
+        if self.gate is None:
+            y = self.activation(self.fc(x))
+        else:
+            fc, gate = both(self.fc, self.gate, x)
+            y = self.activation(fc) * gate
+        out: Tensor = self.proj(y)
         return out
 
 

@@ -9,9 +9,9 @@ float8 (FP8).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ from mmbuild.backends.torch.linear import (
     PlainLinear,
     RankLinear,
     RowLinear,
+    Sums,
     frozen_parameter,
     is_one_row,
     is_one_token,
     is_one_token_each,
-    joined,
 )
 from mmbuild.models.checkpoint import calibrated_layout as stored
 from mmbuild.models.checkpoint.calibrated_layout import FLOAT8_FROM_SM
@@ -51,14 +51,14 @@ _INT_MM_ROWS = 16
 class AwqLinear(RankLinear):
     """Int4 weights with a scale per group of inputs; inputs are multiplied by individual factors.
 
-    weight int8 [out / 2, in], weights_scaling_factor [out, in / group] and prequant_scaling_factor [in] in the
-    engine's dtype.
+    weight int8 [out / 2, in], in row layout in the order of :func:`group_words`; weights_scaling_factor
+    [out, in / group] and prequant_scaling_factor [in] in the engine's dtype.
     """
 
     def __init__(
         self,
         config: EngineConfig,
-        layout: linear.Layout,  # noqa: ARG002 (one layout for all devices)
+        layout: linear.Layout,
         inputs: int,
         outputs: int,
         *,
@@ -67,22 +67,27 @@ class AwqLinear(RankLinear):
     ) -> None:
         super().__init__(config, outputs, bias=bias, reduce=reduce)
         groups, pairs = _awq_sizes(config, inputs, outputs)
+        self.in_words = layout == "rows" and has_words(inputs // groups)
         self.weight = frozen_parameter(torch.empty(pairs, inputs, dtype=torch.int8))
         self.weights_scaling_factor = frozen_parameter(torch.empty(outputs, groups, dtype=config.torch_dtype))
         self.prequant_scaling_factor = frozen_parameter(torch.empty(inputs, dtype=config.torch_dtype))
 
-    def product(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        x = x * self.prequant_scaling_factor
-        outputs, groups = self.weights_scaling_factor.shape
-        if x.is_cuda and x.shape[-1] // groups % _WORD == 0 and is_one_token(x, self.most_rows):
-            from mmbuild.backends.torch.kernels.products import grouped_product
+    @property
+    def input_factors(self) -> Tensor:
+        """What inputs are multiplied with, [in]."""
+        return self.prequant_scaling_factor
 
-            rows = x.flatten(0, -2)
-            return joined(grouped_product(rows, self.weight, self.weights_scaling_factor, self.most_rows), x)
+    def factored(self, x: Tensor) -> Tensor:
+        """x [..., in] times the factors."""
+        return x * self.prequant_scaling_factor
+
+    def product(self, x: Tensor) -> Tensor:
+        """Factored x [..., in] -> [..., out]."""
+        outputs, groups = self.weights_scaling_factor.shape
+        weight = _inputs_in_order(self.weight, groups) if self.in_words else self.weight
         # The two halves of a byte are adjacent outputs: [out / 2, 2, groups].
         scale = self.weights_scaling_factor.unflatten(0, (-1, 2))
-        halves = [half.unflatten(1, (groups, -1)) for half in linear.unpack_int4(self.weight)]
+        halves = [half.unflatten(1, (groups, -1)) for half in linear.unpack_int4(weight)]
         if is_one_row(x):
             row, wide = _stored_once(x.float()).reshape(1, groups, -1), scale.float()
             sums = [
@@ -91,17 +96,49 @@ class AwqLinear(RankLinear):
             return torch.stack(sums, dim=-1).to(x.dtype).view(*x.shape[:-1], outputs)
         parts = linear.tiles(len(self.weight), 4 * x.shape[-1])
         if not x.is_cuda and is_one_token_each(x) and len(parts) > 1:
-            sums = [torch.cat([self._half(x, part, i) for part in parts], dim=-1) for i in (0, 1)]
+            sums = [torch.cat([self._half(x, weight, part, i) for part in parts], dim=-1) for i in (0, 1)]
             return torch.stack(sums, dim=-1).flatten(-2)
-        weight = torch.stack(halves, dim=1).to(x.dtype) * scale[..., None]
-        return F.linear(x, weight.flatten(2).flatten(0, 1))
+        wide_weight = torch.stack(halves, dim=1).to(x.dtype) * scale[..., None]
+        return F.linear(x, wide_weight.flatten(2).flatten(0, 1))
 
-    def _half(self, x: Tensor, rows: slice, which: int) -> Tensor:
+    def sums(self, others: Sequence[Self], xs: Sequence[Tensor]) -> list[Sums] | None:
+        """As for all layers."""
+        if not xs[0].is_cuda or not self.in_words or not is_one_token(xs[0], self.most_rows):
+            return None
+        from mmbuild.backends.torch.kernels.products import grouped_product
+
+        layers = [self, *others]
+        parts = grouped_product(
+            [x.flatten(0, -2) for x in xs],
+            [layer.weight for layer in layers],
+            [layer.weights_scaling_factor for layer in layers],
+            self.most_rows,
+        )
+        return [Sums(own) for own in parts.unbind(2)]
+
+    def _half(self, x: Tensor, weight: Tensor, rows: slice, which: int) -> Tensor:
         """x [..., in] -> even (0) or odd (1) outputs [..., rows] of some rows of packed weights."""
         groups = self.weights_scaling_factor.shape[1]
         scale = self.weights_scaling_factor.unflatten(0, (-1, 2))[rows, which]
-        values = linear.unpack_int4(self.weight[rows])[which].unflatten(1, (groups, -1))
+        values = linear.unpack_int4(weight[rows])[which].unflatten(1, (groups, -1))
         return F.linear(x, (values.to(x.dtype) * scale[..., None]).flatten(1))
+
+
+def has_words(group: int) -> bool:
+    """Whether groups of this many inputs are whole words of :func:`group_words`."""
+    return group % _WORD == 0
+
+
+def group_words(weight: Tensor, groups: int) -> Tensor:
+    """AWQ's bytes [out / 2, in] -> the same in the order in which CUDA's kernel reads them together with x: byte i of
+    word j of a group of g inputs holds input ``i * g / 4 + j`` of the group."""
+    words = weight.unflatten(1, (groups, _WORD, -1)).transpose(2, 3)
+    return words.flatten(1).contiguous()
+
+
+def _inputs_in_order(words: Tensor, groups: int) -> Tensor:
+    """The inverse of :func:`group_words`."""
+    return words.unflatten(1, (groups, -1, _WORD)).transpose(2, 3).flatten(1)
 
 
 def _awq_sizes(config: EngineConfig, inputs: int, outputs: int) -> tuple[int, int]:
@@ -141,18 +178,31 @@ class SmoothQuantLinear(RankLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
+        values, scale = self._rounded(x)
+        return (self._integer_sums(values).float() * scale * self.per_channel_scale[0]).to(x.dtype)
+
+    def sums(self, others: Sequence[Self], xs: Sequence[Tensor]) -> list[Sums] | None:
+        """As for all layers."""
+        if not xs[0].is_cuda:
+            return None
+        from mmbuild.backends.torch.kernels.products import stored_product
+
+        layers = [self, *others]
+        rounded = [layer._rounded(x.flatten(0, -2)) for layer, x in zip(layers, xs, strict=True)]
+        most = self.most_rows if is_one_token(xs[0], self.most_rows) else MOST_ROWS + 1
+        parts = stored_product([values for values, _ in rounded], [layer.weight for layer in layers], most)
+        return [
+            Sums(own, scale[:, 0], layer.per_channel_scale[0])
+            for own, (_, scale), layer in zip(parts.unbind(2), rounded, layers, strict=True)
+        ]
+
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [..., in] -> int8 of the same shape, and the scale of each token, float32 [..., 1]."""
         wide = x.float() if self.smoother is None else x.float() / self.smoother[0]
         scale = wide.abs().amax(dim=-1, keepdim=True).clamp_min(_LEAST_SCALE) / _INT8_MAX
-        values = (wide / scale).round().to(torch.int8)
-        if values.is_cuda:
-            from mmbuild.backends.torch.kernels.products import stored_product
+        return (wide / scale).round().to(torch.int8), scale
 
-            most = self.most_rows if is_one_token(values, self.most_rows) else MOST_ROWS + 1
-            parts = stored_product(values.flatten(0, -2), self.weight, most)
-            return joined(parts, x, scale.flatten(0, -2), self.per_channel_scale[0])
-        return (self._sums(values).float() * scale * self.per_channel_scale[0]).to(x.dtype)
-
-    def _sums(self, values: Tensor) -> Tensor:
+    def _integer_sums(self, values: Tensor) -> Tensor:
         """int8 [..., in] -> int32 [..., out], on the CPU."""
         if is_one_row(values):
             wide = _stored_once(values.int())
@@ -191,18 +241,31 @@ class Fp8Linear(RankLinear):
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         if self.rounds_inputs:
-            unit = self.activation_scaling_factor[0]
-            rounded = (x.float() / unit).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
-            if x.is_cuda and is_one_token(x, self.most_rows):
-                from mmbuild.backends.torch.kernels.products import stored_product
-
-                # float16 holds every float8.
-                parts = stored_product(rounded.half().flatten(0, -2), self.weight, self.most_rows)
-                return joined(parts, x, unit * self.weights_scaling_factor[0])
+            unit, rounded = self.activation_scaling_factor[0], self._rounded(x)
             if x.is_cuda and self._in_float8(x.dtype):
                 return self._scaled_product(rounded, x)
             x = (rounded.float() * unit).to(x.dtype)
         return self._widened(x, self.weights_scaling_factor[0])
+
+    def sums(self, others: Sequence[Self], xs: Sequence[Tensor]) -> list[Sums] | None:
+        """As for all layers."""
+        if not xs[0].is_cuda or not self.rounds_inputs or not is_one_token(xs[0], self.most_rows):
+            return None
+        from mmbuild.backends.torch.kernels.products import stored_product
+
+        layers = [self, *others]
+        # float16 holds every float8.
+        rows = [layer._rounded(x).half().flatten(0, -2) for layer, x in zip(layers, xs, strict=True)]
+        parts = stored_product(rows, [layer.weight for layer in layers], self.most_rows)
+        units = [layer.activation_scaling_factor * layer.weights_scaling_factor for layer in layers]
+        return [
+            Sums(own, unit.expand(own.shape[1])) for own, unit in zip(parts.unbind(2), units, strict=True)
+        ]
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """x [..., in] in units of the inputs' factor, float8 of the same shape."""
+        wide = x.float() / self.activation_scaling_factor[0]
+        return wide.clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
 
     def _in_float8(self, dtype: torch.dtype) -> bool:
         return dtype.itemsize == 2 and all(size % _FP8_UNIT == 0 for size in self.weight.shape)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmbuild.backends.torch.graph_overlap import overlap_kernels
+
 _log = logging.getLogger(__name__)
 
 BUCKET = 128
@@ -102,9 +104,11 @@ def _capture(run: Callable[[], Tensor], memory: tuple[int, int]) -> tuple[torch.
         for _ in range(_WARM_UP_RUNS):
             run()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
     with torch.cuda.graph(graph, pool=memory):
         result = run()
+    overlap_kernels(graph.raw_cuda_graph())
+    graph.instantiate()
     return graph, result
 
 

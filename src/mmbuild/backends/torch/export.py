@@ -24,6 +24,9 @@ from mmbuild.backends.torch import inductor_strides, package_cache, package_runt
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.inductor_fix import arrays_declared_where_used
+from mmbuild.backends.torch.inductor_overlap import kernels_wait
+from mmbuild.backends.torch.inductor_reductions import in_one_pass
+from mmbuild.backends.torch.kernels import starts_early
 from mmbuild.backends.torch.linear import layout_of
 
 # Compiler options by instruction set: g++'s target and Inductor's vector width. Without an entry g++ compiles for the
@@ -85,8 +88,12 @@ def export(module: nn.Module, inputs: Sequence[Tensor], dims: Sequence[Any], dev
         device: Device to export for.
     """
     given = tuple(value.detach().to(device) for value in inputs)
-    with torch.no_grad():
+    with torch.no_grad(), kernels_wait(wanted=_starts_early(device)):
         return torch.export.export(module, given, dynamic_shapes=(tuple(dims),))
+
+
+def _starts_early(device: str) -> bool:
+    return device == "cuda" and starts_early()
 
 
 def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:
@@ -113,6 +120,8 @@ def _compile(program: ExportedProgram, path: Path, target: Mapping[str, Any]) ->
         package_runtime.reduced(package_cache.surroundings),
         arrays_declared_where_used(),
         inductor_strides.computed_directly(),
+        kernels_wait(wanted=_starts_early(target["device"])),
+        in_one_pass(wanted=target["device"] == "cuda"),
     ):
         torch._inductor.aoti_compile_and_package(
             program, package_path=os.fspath(path), inductor_configs=inductor_options(target)

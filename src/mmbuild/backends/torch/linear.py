@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +57,52 @@ class RankLinear(nn.Module, ABC):
         self.most_rows = config.sequences
         self.bias = frozen_parameter(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
 
+    def factored(self, x: Tensor) -> Tensor:
+        """x [..., in] times what the layer multiplies its inputs with, if anything."""
+        return x
+
+    @property
+    def input_factors(self) -> Tensor | None:
+        """What :meth:`factored` multiplies with, [in]."""
+        return None
+
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
+        """Factored x [..., in] -> [..., out]."""
+
+    def sums(self, others: Sequence[Self], xs: Sequence[Tensor]) -> list[Sums] | None:  # noqa: ARG002
+        """Products of this layer and others of the same sizes by one kernel.
+
+        Args:
+            others: The other layers.
+            xs: Factored inputs [..., in] of this layer and each of the others.
+
+        Returns:
+            Of each; None where there is no kernel for such inputs.
+        """
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        y = all_reduce(self.product(x), self.ranks)
+        return self.of_factored(self.factored(x))
+
+    def of_factored(self, x: Tensor) -> Tensor:
+        """The output for factored x."""
+        sums = self.sums([], [x])
+        return self.finish(self.product(x) if sums is None else joined(sums[0], x))
+
+    def finish(self, product: Tensor) -> Tensor:
+        """The product of this rank [..., out] -> the layer's output."""
+        y = all_reduce(product, self.ranks)
         return y if self.bias is None else y + self.bias
+
+
+def both(first: RankLinear, second: RankLinear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What two layers of the same sizes and format make of x [..., in], by one kernel where there is one."""
+    sums = first.sums([second], [first.factored(x), second.factored(x)])
+    if sums is None:
+        return first(x), second(x)
+    return first.finish(joined(sums[0], x)), second.finish(joined(sums[1], x))
 
 
 class Linear(RankLinear):
@@ -76,19 +115,25 @@ class Linear(RankLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        return self._rows(x, self.weight)
+        return F.linear(x, self.weight)
+
+    def sums(self, others: Sequence[Self], xs: Sequence[Tensor]) -> list[Sums] | None:
+        """As for all layers."""
+        return self._sums([layer.weight for layer in (self, *others)], xs)
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
         """Outputs ``first`` to ``last``, biases included: x [..., in] -> [..., last - first]."""
-        y = self._rows(x, self.weight[first:last])
+        sums, weight = self._sums([self.weight[first:last]], [x]), self.weight[first:last]
+        y = F.linear(x, weight) if sums is None else joined(sums[0], x)
         return y if self.bias is None else y + self.bias[first:last]
 
-    def _rows(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.layout == "rows" and is_one_token(x, self.most_rows):
-            from mmbuild.backends.torch.kernels.products import stored_product
+    def _sums(self, weights: list[Tensor], xs: Sequence[Tensor]) -> list[Sums] | None:
+        if self.layout != "rows" or not is_one_token(xs[0], self.most_rows):
+            return None
+        from mmbuild.backends.torch.kernels.products import stored_product
 
-            return joined(stored_product(x.flatten(0, -2), weight, self.most_rows), x)
-        return F.linear(x, weight)
+        parts = stored_product([x.flatten(0, -2) for x in xs], weights, self.most_rows)
+        return [Sums(own) for own in parts.unbind(2)]
 
 
 class PlainLinear(RankLinear):
@@ -134,24 +179,49 @@ class RowLinear(RankLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        if x.is_cuda and is_one_token(x, self.most_rows):
-            from mmbuild.backends.torch.kernels.products import packed_product
-
-            parts = packed_product(x.flatten(0, -2), self.weight, self.quant_algo, self.most_rows)
-            return joined(parts, x, self.per_channel_scale)
         return F.linear(x, widen_rows(self.weight, self.quant_algo, x.dtype)) * self.per_channel_scale
 
+    def sums(self, others: Sequence[Self], xs: Sequence[Tensor]) -> list[Sums] | None:
+        """As for all layers."""
+        if not xs[0].is_cuda or not is_one_token(xs[0], self.most_rows):
+            return None
+        from mmbuild.backends.torch.kernels.products import packed_product
 
-def joined(parts: Tensor, x: Tensor, *factors: Tensor) -> Tensor:
-    """The sum of a product's parts [parts, rows, out], times factors that broadcast to [rows, out], as the result for
-    x [..., in]: [..., out] in x's dtype."""
+        layers = [self, *others]
+        rows, weights = [x.flatten(0, -2) for x in xs], [layer.weight for layer in layers]
+        parts = packed_product(rows, weights, self.quant_algo, self.most_rows)
+        return [
+            Sums(own, factors=layer.per_channel_scale)
+            for own, layer in zip(parts.unbind(2), layers, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a kernel leaves of a product: sums of parts of the inputs, and what their sum is to be multiplied with.
+
+    Attributes:
+        parts: float32, or int32 for integers, [parts, rows, out].
+        row_factors: [rows], with any stride.
+        factors: [out].
+    """
+
+    parts: Tensor
+    row_factors: Tensor | None = None
+    factors: Tensor | None = None
+
+
+def joined(sums: Sums, x: Tensor) -> Tensor:
+    """The product as the result for x [..., in]: [..., out] in x's dtype."""
     # In this order always, and written out, because Inductor merges it into whatever reads the result.
-    sums, *rest = parts.unbind()
+    first, *rest = sums.parts.unbind()
     for part in rest:
-        sums = sums + part
-    total = sums.float()
-    for factor in factors:
-        total = total * factor.float()
+        first = first + part
+    total = first.float()
+    if sums.row_factors is not None:
+        total = total * sums.row_factors[:, None]
+    if sums.factors is not None:
+        total = total * sums.factors.float()
     return total.to(x.dtype).view(*x.shape[:-1], total.shape[-1])
 
 

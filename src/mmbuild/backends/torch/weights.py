@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmbuild.backends.torch import linear, packages
 from mmbuild.backends.torch.build_module import weights_of
+from mmbuild.backends.torch.calibrated_linear import group_words, has_words
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.package_shapes import check_sizes
 from mmbuild.base.files import FileRefusedError, open_regular
@@ -96,8 +97,11 @@ def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) ->
     algorithm = config.quant_algo
     if algorithm in BY_QUANT_ALGO:
         check_scales(tensors)
-        return dict(tensors)
     if algorithm is None or linear.layout_of(device) == "plain":
+        return dict(tensors)
+    if algorithm == "W4A16_AWQ":
+        return {name: _in_words(name, tensors) for name in tensors}
+    if algorithm in BY_QUANT_ALGO:
         return dict(tensors)
     return {
         name: linear.pack_rows(linear.widen_plain(tensor, algorithm), algorithm)
@@ -105,6 +109,15 @@ def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) ->
         else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _in_words(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """A tensor of an AWQ checkpoint, packed weights in the order that CUDA's kernel reads."""
+    tensor, scale = tensors[name], tensors.get(name.removesuffix("weight") + "weights_scaling_factor")
+    if tensor.dtype != torch.int8 or scale is None:
+        return tensor
+    groups = scale.shape[1]
+    return group_words(tensor, groups) if has_words(tensor.shape[1] // groups) else tensor
 
 
 def rank_files(directory: Path, config: EngineConfig, rank: int) -> dict[str, Path]:
