@@ -73,6 +73,9 @@ class FakeEngine:
         )
         self.processor = Processor(None, self._encode, None, self._encode_chat)
 
+    def prepare(self) -> None:
+        """As :meth:`Engine.prepare`."""
+
     def _encode(self, prompt, pictures) -> Request:  # noqa: ARG002
         return request(*map(int, (prompt or "1").split()))
 
