@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,22 +90,37 @@ class Held:
         os.mkfifo(self.pipe)
         self.graph = recipe(on_gpu(sm, "held", label, file=str(self.file), pipe=str(self.pipe)))
 
+    def processes(self):
+        """Those that it has started so far."""
+        return [int(process) for process in self.file.read_text().split()] if self.file.exists() else []
+
     def started(self, count):
         """Processes, once there are ``count``."""
-
-        def enough():
-            found = self.file.read_text().split() if self.file.exists() else []
-            return found if len(found) >= count else None
-
-        return [int(process) for process in wait_for(enough)]
+        return wait_for(lambda: len(found := self.processes()) >= count and found)
 
     def release(self):
         self.pipe.write_text("released")
 
-    def meanwhile(self, act):
-        """Have ``act`` called with the processes when the action has begun."""
-        thread = threading.Thread(target=lambda: act(self.started(1)), daemon=True)
-        thread.start()
+
+@contextmanager
+def when_begun(act, *held):
+    """Call ``act`` once one of these actions has begun, while the block runs; raise what it raises.
+
+    A block that fails before ends the wait.
+    """
+    over = threading.Event()
+
+    def wait_and_act():
+        if wait_for(lambda: over.is_set() or any(one.processes() for one in held)) and not over.is_set():
+            act()
+
+    with ThreadPoolExecutor(1) as pool:
+        acted = pool.submit(wait_and_act)
+        try:
+            yield
+        finally:
+            over.set()
+        acted.result()
 
 
 def recipe(*actions):
@@ -234,14 +251,14 @@ def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_reported(
     held = Held(tmp_path, 66)
     with cluster.more(2, num_gpus=1, resources={"sm66": 1}) as nodes:
 
-        def lose_the_node(_):
+        def lose_the_node():
             (first,) = wait_for(lambda: workspace.placed("r/held"))
             cluster.kill(next(node for node in nodes if node.node_id.startswith(first)))
             held.started(2)
             held.release()
 
-        held.meanwhile(lose_the_node)
-        result = workspace.apply(held.graph)
+        with when_begun(lose_the_node, held):
+            result = workspace.apply(held.graph)
     assert result.ok
     assert workspace.text("r") == "released"
     assert workspace.warnings().count("MM845") == 1
@@ -267,8 +284,7 @@ def in_use(store):
 @pytest.mark.parametrize("sm", [77, 55])
 def test_an_interrupt_ends_an_action_on_its_node_with_all_it_started(carrying, tmp_path, sm):
     held = Held(tmp_path, sm)
-    held.meanwhile(lambda _: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), when_begun(lambda: os.kill(os.getpid(), signal.SIGINT), held):
         carrying.apply(held.graph)
     assert [gone(process) for process in held.started(1)] == [True]
     assert list(carrying.store.staging.iterdir()) == []
@@ -279,13 +295,14 @@ def test_a_process_of_ray_that_is_killed_is_a_failure_and_not_tried_again(worksp
     monkeypatch.setattr(task_runner, "_DEATH_SECONDS", 2.0)
     held = Held(tmp_path, 77, "r/killed")
 
-    def kill_the_process(_):
+    def kill_the_process():
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and b"ray::mmbuild r/killed" in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
+            with suppress(OSError):  # another process has ended meanwhile
+                if entry.name.isdigit() and b"ray::mmbuild r/killed" in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
 
-    held.meanwhile(kill_the_process)
-    (failed,) = workspace.apply(held.graph).failed
+    with when_begun(kill_the_process, held):
+        (failed,) = workspace.apply(held.graph).failed
     assert failed.code == "MM847"
     assert len(held.started(1)) == 1
     assert wait_for(lambda: gone(held.started(1)[0]))
@@ -386,9 +403,8 @@ def test_when_the_last_node_that_could_run_them_is_lost_actions_fail_rather_than
     monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
     both = [Held(tmp_path, 88, name) for name in ("r/one", "r/other")]
     with cluster.more(num_gpus=1, resources={"sm88": 1}) as (only,):
-        for held in both:  # whichever begins
-            held.meanwhile(lambda _: cluster.kill(only))
-        result = workspace.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
+        with when_begun(lambda: cluster.kill(only), *both):
+            result = workspace.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
     assert {(failed.label, failed.code) for failed in result.failed} == {
         ("r/one", "MM846"),
         ("r/other", "MM846"),
