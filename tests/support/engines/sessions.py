@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ def _randomized(model: Any, seed: int) -> Any:
 
 
 class ModelSession:
-    """A transformers model behind the calls of :class:`mmbuild.backends.torch.session.Session`; nothing is cached."""
+    """A transformers model behind the calls of :class:`mmbuild.backends.torch.session.Session`, without caches of keys
+    and values."""
 
     device = "cpu"
 
@@ -91,12 +93,23 @@ class ModelSession:
             return torch.cat([self._next(prompt, answer) for prompt, answer in self._rows])
 
     def _next(self, prompt: list[int], answer: list[int]) -> Tensor:
-        if self._model.config.is_encoder_decoder:
-            out = self._model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([answer]))
-        else:
-            out = self._model(input_ids=torch.tensor([[*prompt, *answer]]))
-        logits: Tensor = out.logits[:, -1].float()
-        return logits
+        known, key = _KNOWN.setdefault(self._model, {}), (tuple(prompt), tuple(answer))
+        if key not in known:
+            known[key] = _logits_of(self._model, prompt, answer)
+        return known[key].clone()
+
+
+# Logits after a prompt and the beginning of an answer. Tests ask the same models about the same prompts again and again.
+_KNOWN: WeakKeyDictionary[Any, dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor]] = WeakKeyDictionary()
+
+
+def _logits_of(model: Any, prompt: list[int], answer: list[int]) -> Tensor:
+    if model.config.is_encoder_decoder:
+        out = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([answer]))
+    else:
+        out = model(input_ids=torch.tensor([[*prompt, *answer]]))
+    logits: Tensor = out.logits[:, -1].float()
+    return logits
 
 
 def generated(
