@@ -12,6 +12,7 @@ import pytest
 from mmbuild import api
 from mmbuild.backends.lowering import step_params
 from mmbuild.base.progress import BYTES, Amount, as_amount, from_data
+from mmbuild.core.execution import run_plan
 from mmbuild.core.execution.events import Event, EventKind
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint.layer_progress import layer_counter
@@ -21,6 +22,7 @@ from mmbuild.models.sources.resolve import identify
 from mmbuild.steps import convert, convert_visual, download, hf_weights, quantize
 from support.engines.build import facts_of
 from support.models import weights_on_disk as disk
+from support.projects.warm_workers import REAL_STEPS, address, starter
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes" / "demo"
@@ -182,6 +184,7 @@ def test_every_step_of_an_apply_ends_at_its_total(
     tmp_path: Path, recipe: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run_plan, "start_workers", starter(address(*REAL_STEPS)))
     last: dict[str, Amount] = {}
 
     def sink(event: Event) -> None:

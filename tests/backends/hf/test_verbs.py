@@ -12,9 +12,11 @@ import yaml
 from mmbuild.backends.engine_dir.description import read
 from mmbuild.backends.hf import card
 from mmbuild.cli import main
+from mmbuild.core.execution import run_plan
 from mmbuild.inspect.compare_builds import compare
 from support.engines.loaded import demo_directory
 from support.hf.checkpoints import MODELS, checkpoint
+from support.projects.warm_workers import REAL_STEPS, address, starter
 
 PICTURE = MODELS.parent / "pictures" / "three-red-stars.png"
 RECIPE = {
@@ -53,6 +55,14 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Applies find torch and transformers imported: e2e has those that start Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_plan, "start_workers", starter(address(*REAL_STEPS)))
+        yield
+
+
 def run(capsys, *arguments):
     status = main(list(map(str, arguments)))
     said = capsys.readouterr()
@@ -60,7 +70,7 @@ def run(capsys, *arguments):
 
 
 @pytest.fixture(scope="module")
-def applied(tmp_path_factory):
+def applied(tmp_path_factory, warm):  # noqa: ARG001
     """A project whose recipe was applied; tests work in copies."""
     pytest.importorskip("compressed_tensors")
     root = tmp_path_factory.mktemp("applied")

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -25,8 +25,11 @@ from mmbuild.core.execution.executor import Running
 from mmbuild.core.execution.run_plan import Local, preload
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.core.execution.worker_pool import ServerProcess, WorkerPool, start_workers
+from mmbuild.steps.table import STEPS
 
 _IMPORTED = (*forkserver._NEEDED_BY_ALL, "support.steps.trivial", "support.steps.recipe_steps")
+REAL_STEPS = tuple(preload(STEPS.values()))
+"""What mmbuild's own steps need: torch and transformers, which take seconds."""
 
 
 class WarmLocal(Local):
@@ -42,15 +45,16 @@ def starter(where: str) -> Callable[..., AbstractContextManager[WorkerPool]]:
 
 
 @cache
-def address() -> str:
-    """Start the process that forks; return the path of its socket. It ends with this process."""
+def address(*more: str) -> str:
+    """Start the process that forks, with ``more`` modules imported; return the path of its socket. It ends with this
+    process."""
     path = f"{tempfile.mkdtemp()}/socket"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen()
     modules = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve({listener.fileno()})"],
+        [sys.executable, "-c", f"from {__name__} import serve; serve({listener.fileno()}, {more})"],
         stdin=subprocess.PIPE,
         pass_fds=[listener.fileno()],
         env={**os.environ, "PYTHONPATH": modules},
@@ -93,10 +97,10 @@ def launch(where: str, server: ServerProcess) -> Any:
     return _Forked(int(connection.recv(100)), os.fdopen(writer, "wb"), connection)
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, more: Sequence[str]) -> None:
     """Fork a server for each request until standard input ends."""
     listener = socket.socket(fileno=descriptor)
-    forkserver._import_all(_IMPORTED)
+    forkserver._import_all([*_IMPORTED, *more])
     gc.freeze()
     wake = forkserver._wake_on_child()
     started: dict[int, socket.socket] = {}
