@@ -137,7 +137,7 @@ def test_a_rank_that_is_killed_ends_the_server_which_names_it(build, rank) -> No
         assert all(map(ends, watches))
     end = "".join(lines)
     assert f"error: rank {rank} was killed by SIGKILL, and the other ranks were stopped [MM580]" in end
-    # How many requests it still refuses depends on the machine; tests/serving/test_companions.py holds it in that state.
+    # How many requests it still refuses depends on the machine; tests/serving/test_companions.py does not let it end.
     if rank == 1:
         assert {found[1:] for found in refusals} <= {(503, "MM585")}
 

@@ -61,8 +61,8 @@ def _randomized(model: Any, seed: int) -> Any:
 
 
 class ModelSession:
-    """A transformers model behind the calls of :class:`mmbuild.backends.torch.session.Session`, without caches of keys
-    and values."""
+    """A transformers model behind the calls of :class:`mmbuild.backends.torch.session.Session`; it keeps no keys and
+    values."""
 
     device = "cpu"
 
@@ -99,7 +99,7 @@ class ModelSession:
         return known[key].clone()
 
 
-# Logits after a prompt and the beginning of an answer. Tests ask the same models about the same prompts again and again.
+# Logits after a prompt and the beginning of an answer: many tests ask the same models about the same prompts.
 _KNOWN: WeakKeyDictionary[Any, dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor]] = WeakKeyDictionary()
 
 

@@ -402,9 +402,11 @@ def test_when_the_last_node_that_could_run_them_is_lost_actions_fail_rather_than
 ):
     monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
     both = [Held(tmp_path, 88, name) for name in ("r/one", "r/other")]
-    with cluster.more(num_gpus=1, resources={"sm88": 1}) as (only,):
-        with when_begun(lambda: cluster.kill(only), *both):
-            result = workspace.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
+    with (
+        cluster.more(num_gpus=1, resources={"sm88": 1}) as (only,),
+        when_begun(lambda: cluster.kill(only), *both),
+    ):
+        result = workspace.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
     assert {(failed.label, failed.code) for failed in result.failed} == {
         ("r/one", "MM846"),
         ("r/other", "MM846"),
