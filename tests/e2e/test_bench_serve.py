@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 
-import httpx
 import pytest
 
 from support.engines.loaded import BATCH, demo_directory
-from support.serving.process import ready, serving
+from support.serving.process import get, ready, serving
 
 pytestmark = pytest.mark.slow
 TOKENS = 12
@@ -115,16 +114,14 @@ def test_no_more_tokens_are_asked_for_than_a_server_of_ours_gives(url, tmp_path)
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    most = httpx.get(f"{url}/v1/models").json()["data"][0]["max_output_len"]
+    most = get(f"{url}/v1/models").json()["data"][0]["max_output_len"]
     assert result["workload"]["max_tokens"] == most < 64
     assert result["runs"][0]["summary"]["completed"] == 3
 
 
 def answered(url: str) -> float:
     """How many requests a server has answered rightly."""
-    found = re.search(
-        r'^mmbuild_requests_total\{status="200"\} (\S+)$', httpx.get(f"{url}/metrics").text, re.M
-    )
+    found = re.search(r'^mmbuild_requests_total\{status="200"\} (\S+)$', get(f"{url}/metrics").text, re.M)
     assert found
     return float(found[1])
 

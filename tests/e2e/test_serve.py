@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from support.engines.loaded import demo_directory
-from support.serving.process import QUESTION, ready, serving
+from support.serving.process import QUESTION, get, post, ready, serving, stream
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,13 @@ CHAT = "/v1/chat/completions"
 def test_it_is_up_at_once_answers_when_it_is_ready_and_ends_after_what_it_has_begun(tmp_path) -> None:
     trace = tmp_path / "trace.jsonl"
     with serving(demo_directory(), "--trace", str(trace)) as (process, url, lines):
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert get(f"{url}/health").status_code == 200
         ready(url)
         answers = []
 
         def ask() -> None:
-            answers.append(httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60).status_code)
+            with suppress(httpx.ConnectError):
+                answers.append(post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60).status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(12)]
         for thread in threads:
@@ -64,12 +65,12 @@ def test_a_second_signal_ends_it_without_the_answers_that_are_under_way() -> Non
         def ask() -> None:
             body = {**QUESTION, "n": 16}
             with suppress(httpx.HTTPError):
-                answered.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code)
+                answered.append(post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        wait_for(lambda: "mmbuild_requests_running 0.0" not in httpx.get(f"{url}/metrics").text)
+        wait_for(lambda: "mmbuild_requests_running 0.0" not in get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: any(line.startswith("stopping after ") for line in lines))
         process.send_signal(signal.SIGTERM)
@@ -87,7 +88,7 @@ def test_a_killed_server_can_be_started_again_at_once() -> None:
         port = url.rpartition(":")[2]
         with serving(demo_directory(), "--port", port) as (_, again, _):
             ready(again)
-            assert httpx.post(f"{again}/v1/chat/completions", json=QUESTION, timeout=60).status_code == 200
+            assert post(f"{again}/v1/chat/completions", json=QUESTION, timeout=60).status_code == 200
 
 
 def picture(kind: str) -> str:
@@ -116,21 +117,21 @@ def most_memory(process: subprocess.Popen) -> int:
 
 def vanish(url: str) -> None:
     """Begin to read an answer, then leave."""
-    with httpx.stream("POST", url + CHAT, json={**QUESTION, "stream": True}, timeout=60) as response:
+    with stream("POST", url + CHAT, json={**QUESTION, "stream": True}, timeout=60) as response:
         next(response.iter_raw(), None)
 
 
 def test_what_clients_do_wrong_leaves_the_server_as_it_was() -> None:
     with serving(demo_directory(), "--queue", "2") as (process, url, lines):
         ready(url)
-        right = httpx.post(url + CHAT, json=QUESTION, timeout=60).json()["choices"]
+        right = post(url + CHAT, json=QUESTION, timeout=60).json()["choices"]
 
         before = most_memory(process)
         assert b" 413 " in send_100_megabytes(url)
         assert most_memory(process) - before < 100e6, "what is beyond the limit of 64 MB is not kept"
 
         eps = [{"type": "image_url", "image_url": {"url": picture("EPS")}}]
-        refused = httpx.post(url + CHAT, json={"messages": [{"role": "user", "content": eps}]}, timeout=60)
+        refused = post(url + CHAT, json={"messages": [{"role": "user", "content": eps}]}, timeout=60)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "MM517")
 
         with ThreadPoolExecutor(4) as pool:
@@ -145,8 +146,8 @@ def test_what_clients_do_wrong_leaves_the_server_as_it_was() -> None:
         assert {one.json()["error"]["code"] for one in full} == {"MM870"}
         assert all(one.json()["choices"] == right for one in responses if one.status_code == 200)
 
-        assert httpx.post(url + CHAT, json=QUESTION, timeout=60).json()["choices"] == right
-        metrics = httpx.get(f"{url}/metrics").text
+        assert post(url + CHAT, json=QUESTION, timeout=60).json()["choices"] == right
+        metrics = get(f"{url}/metrics").text
         assert "mmbuild_requests_running 0.0" in metrics
         assert "mmbuild_requests_waiting 0.0" in metrics
         assert 'mmbuild_requests_total{status="413"} 1.0' in metrics

@@ -20,7 +20,7 @@ import pytest
 
 from demo_worlds import ask
 from support.engines import demo as demo_engines
-from support.serving.process import QUESTION, ends, ready, serving, watched
+from support.serving.process import QUESTION, ends, get, ready, request, serving, stream, watched
 
 pytestmark = pytest.mark.slow
 CHAT = "/v1/chat/completions"
@@ -63,7 +63,7 @@ def streamed(url: str, body: dict, begun: threading.Barrier | None = None) -> tu
     Waits at ``begun`` when the answer's first text is there.
     """
     text, code = "", None
-    with httpx.stream("POST", url + CHAT, json={**body, "stream": True}, timeout=60) as response:
+    with stream("POST", url + CHAT, json={**body, "stream": True}, timeout=240) as response:
         assert response.status_code == 200, response.read()
         for line in response.iter_lines():
             if line.startswith("data: {"):
@@ -71,7 +71,7 @@ def streamed(url: str, body: dict, begun: threading.Barrier | None = None) -> tu
                 code = event["error"]["code"] if "error" in event else code
                 text += "".join(one["delta"].get("content") or "" for one in event.get("choices", ()))
                 if begun and text:
-                    begun.wait(60)
+                    begun.wait(240)
                     begun = None
     return text, code
 
@@ -90,10 +90,10 @@ def test_requests_join_each_other_and_get_the_answers_that_they_get_alone(build,
         with ThreadPoolExecutor(4) as pool:
             begun = threading.Barrier(5)
             last = [pool.submit(streamed, url, body, begun) for body in bodies[:4]]
-            begun.wait(60)
+            begun.wait(240)
             process.send_signal(signal.SIGTERM)
             assert [one.result() for one in last] == alone[:4]
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
         assert all(map(ends, watches))
     by_itself, together = ([json.loads(line) for line in part] for part in (steps[:mark], steps[mark:]))
     assert all(step["decoded"] <= 1 for step in by_itself)
@@ -122,7 +122,7 @@ def test_a_rank_that_is_killed_ends_the_server_which_names_it(build, rank) -> No
                     (CHAT, {**QUESTION, "max_tokens": 1}),
                 ):
                     try:
-                        response = httpx.request("POST" if body else "GET", url + path, json=body, timeout=20)
+                        response = request("POST" if body else "GET", url + path, json=body, timeout=240)
                     except httpx.HTTPError:
                         return found
                     if response.status_code != 200:
@@ -131,7 +131,7 @@ def test_a_rank_that_is_killed_ends_the_server_which_names_it(build, rank) -> No
 
         asking = pool.submit(keep_asking)
         os.kill(ranks[rank], signal.SIGKILL)
-        assert process.wait(60) == 1
+        assert process.wait(240) == 1
         stop.set()
         refusals = asking.result()
         assert all(map(ends, watches))
@@ -153,9 +153,9 @@ def test_a_server_that_is_stopped_while_it_loads_ends_at_once(build) -> None:
     with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as place:
         with serving(build, TMPDIR=place) as (process, url, lines):
             watches = [watched(pid) for pid in pids(place)]
-            assert httpx.get(f"{url}/ready").status_code == 503
+            assert get(f"{url}/ready").status_code == 503
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(240) == 0
             assert all(map(ends, watches))
         assert "error" not in "".join(lines)
 
@@ -209,7 +209,7 @@ def test_an_interrupted_measurement_keeps_its_finished_runs(build, tmp_path) -> 
         assert any(line.startswith("measuring batches of 1") for line in measuring.stderr)
         watches = [watched(pid) for pid in pids(place)]
         measuring.send_signal(signal.SIGINT)
-        printed, said = measuring.communicate(timeout=60)
+        printed, said = measuring.communicate(timeout=240)
         assert all(map(ends, watches))
     assert measuring.returncode == 1
     assert "it was interrupted; not measured: batches of 1 [MM866]" in said

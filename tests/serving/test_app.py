@@ -22,7 +22,7 @@ def question(*tokens: int, **fields):
     return {"messages": [{"role": "user", "content": " ".join(map(str, tokens))}], **fields}
 
 
-def until(condition, seconds: float = 20.0) -> None:
+def until(condition, seconds: float = 240.0) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():

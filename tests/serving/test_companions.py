@@ -8,13 +8,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.serving import http as serving_http
 from mmbuild.serving import server
 from support.serving.fakes import FakeEngine
+from support.serving.process import get
 
 LONG = 300
 
@@ -58,7 +58,7 @@ def test_a_server_says_that_its_engine_is_lost_until_it_ends(other, monkeypatch)
             lines.find("ready: `numbers`")
             other.kill()
             lines.find(r"engine lost: rank 1 has ended \[MM585\]")
-            responses = [httpx.get(url + path, timeout=LONG) for path in ("/health", "/ready", "/health")]
+            responses = [get(url + path, timeout=LONG) for path in ("/health", "/ready", "/health")]
             return [(response.status_code, response.json()["error"]["code"]) for response in responses]
         finally:
             running[0].should_exit = True

@@ -206,7 +206,7 @@ def chat_server() -> Iterator[ChatServer]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(240)
     try:
         yield state
     finally:

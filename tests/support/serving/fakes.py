@@ -32,7 +32,7 @@ class FakeSession:
         """As :meth:`Session.prepare`."""
 
     def _logits(self, rows) -> torch.Tensor:
-        self.gate.wait(20)
+        self.gate.wait(240)
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
@@ -115,7 +115,7 @@ class Asked:
 
     def end(self):
         """The last event."""
-        assert self.ended.wait(20), self.events
+        assert self.ended.wait(240), self.events
         return self.events[-1]
 
     @property
