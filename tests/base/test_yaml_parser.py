@@ -92,6 +92,19 @@ def test_aliases_and_merge_keys_are_data_like_any_other() -> None:
     assert plain(node) == {"base": {"x": 1, "y": 2}, "over": {"x": 1, "y": 3}, "also": {"x": 1, "y": 2}}
 
 
+def test_two_merge_keys_in_one_mapping_are_refused() -> None:
+    # PyYAML takes values of the first, Ruby's reader of the last; others refuse it.
+    text = "a: &a {x: 1}\nb: &b {x: 2}\nover:\n  <<: *a\n  <<: *b"
+    assert yaml.safe_load(text)["over"] == {"x": 1}
+    (item,) = read(text)[1]
+    assert (item.code, item.line, item.column) == ("MM104", 5, 3)
+    assert item.hint == "merge several mappings as one list: `<<: [*a, *b]`"
+    node, findings = read(text.replace("  <<: *a\n  <<: *b", "  <<: [*a, *b]"))
+    assert not findings
+    assert node is not None
+    assert plain(node)["over"] == {"x": 1}
+
+
 def test_quoted_words_numbers_and_dates_stay_text() -> None:
     node, findings = read("a: 'yes'\nb: \"010\"\nc: 2024-01-02\nd: none\non: true")
     assert not findings

@@ -245,9 +245,18 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode) -> dict[str, YamlNode]:
         own: dict[str, YamlNode] = {}
         merged: dict[str, YamlNode] = {}
+        merge: Span | None = None
         for key_node, value_node in node.value:
             at = self._span(key_node)
-            if key_node.tag == f"{_TAG}merge":
+            if key_node.tag == f"{_TAG}merge" and merge is not None:
+                message = (
+                    f"key `<<` is written twice, first on line {merge.line}: readers take one or the other"
+                )
+                self._report(
+                    "MM104", message, at, "merge several mappings as one list: `<<: [*a, *b]`", path="<<"
+                )
+            elif key_node.tag == f"{_TAG}merge":
+                merge = at
                 self._merge(value_node, merged)
             elif not isinstance(key_node, yaml.ScalarNode):
                 self._report(

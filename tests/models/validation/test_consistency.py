@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from transformers import AutoProcessor, LlavaConfig
 
 from mmbuild.base.codes import lookup
 from mmbuild.models.families import family
@@ -639,7 +640,7 @@ USUAL: dict[str, Callable[[Path], object]] = {
         file.unlink() for file in d.iterdir() if file.name not in ("config.json", "model.safetensors")
     ],
     "nulls": lambda d: (d / PROCESSOR).write_text(
-        json.dumps(json.loads((d / PROCESSOR).read_text()) | dict.fromkeys(("patch_size", "image_token")))
+        json.dumps(json.loads((d / PROCESSOR).read_text()) | {"patch_size": None})
     ),
     "numbers that cancel out": lambda d: edit(
         d / PROCESSOR, num_additional_image_tokens=0, vision_feature_select_strategy="full"
@@ -670,6 +671,37 @@ def test_everything_that_is_wrong_is_reported_at_once(model: Path) -> None:
 def test_a_damaged_file_is_reported_once(model: Path) -> None:
     (model / PROCESSOR).write_text("{")
     assert [item.error.code for item in check(model)] == ["MM731"]
+
+
+@pytest.mark.parametrize("value", [None, 5, {"content": "<image>", "__type": "AddedToken"}])
+def test_an_image_token_of_the_processor_that_is_not_text_is_refused(model: Path, value: object) -> None:
+    content = json.loads((model / PROCESSOR).read_text())
+    (model / PROCESSOR).write_text(json.dumps(content | {"image_token": value}))
+    with pytest.raises(ValueError, match="must be of type `str`"):
+        AutoProcessor.from_pretrained(model, backend="pil")
+    found = {item.error.code: item.error.message for item in check(model)}
+    assert found == {
+        "MM744": f"`image_token` in `{model / PROCESSOR}` is {json.dumps(value)}: transformers takes only a text"
+    }
+    # The tokenizer's goes before the processor's.
+    edit(model / "tokenizer_config.json", image_token="<image>")
+    assert AutoProcessor.from_pretrained(model, backend="pil").image_token == "<image>"
+    assert messages(check(model)) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["vision_config"].pop("model_type"),
+        lambda config: config["text_config"].pop("model_type"),
+    ],
+)
+def test_sections_without_a_kind_have_the_kind_of_transformers(
+    model: Path, change: Callable[[Any], object]
+) -> None:
+    edit(model / "config.json", change)
+    assert LlavaConfig.from_pretrained(model).vision_config.model_type == "clip_vision_model"
+    assert messages(check(model)) == ""
 
 
 @pytest.mark.parametrize("name", ["blip2-opt", "blip2-t5"])

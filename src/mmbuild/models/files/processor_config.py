@@ -193,6 +193,24 @@ def read_processor(directory: Path) -> Mapping[str, Any]:
     return {key: value for key, value in content.items() if value is not None}
 
 
+def image_token(directory: Path, default: str) -> str:
+    """The text for an image in prompts that a LLaVA's processor names; ``default`` if it names none.
+
+    Raises:
+        ModelFilesError: MM744, it is not text, with which transformers cannot load the processor.
+        SmallFileError: MM731, the file is damaged.
+    """
+    file = directory / PROCESSOR
+    stated = read_json(file).get("image_token", default) if file.is_file() else default
+    if not isinstance(stated, str):
+        raise ModelFilesError(
+            f"`image_token` in `{display(file)}` is {json.dumps(stated)[:80]}: transformers takes only a text",
+            code="MM744",
+            hint=f"remove the key: the default is `{default}`",
+        )
+    return stated
+
+
 def require_image_size(
     found: ImageProcessor, default: str, tower: Size, key: str, *, square: bool = False
 ) -> None:

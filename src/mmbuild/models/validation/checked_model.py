@@ -81,6 +81,7 @@ def image_token_of(model: Model, expected: ExpectedFiles) -> str:
     """The image token in prompts: the tokenizer's, the processor's, or ``<image>``.
 
     Raises:
+        ModelFilesError: MM744, the processor's is not text.
         SmallFileError: MM731, a file is damaged.
     """
     directory = model.directory("model", expected.tokenizer)
@@ -90,5 +91,6 @@ def image_token_of(model: Model, expected: ExpectedFiles) -> str:
     tokenizer = read_tokenizer(directory)
     if tokenizer is not None and tokenizer.image_token is not None:
         return tokenizer.image_token
-    stated = processor_config.read_processor(directory).get("image_token", _IMAGE_TOKEN)
-    return str(stated.get("content") if isinstance(stated, dict) else stated)
+    return (
+        _IMAGE_TOKEN if expected.adds_image_token else processor_config.image_token(directory, _IMAGE_TOKEN)
+    )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from mmbuild.models.families.facts import Config
-from mmbuild.models.families.llava import NAME, sections
 from mmbuild.models.families.llava import facts as read_facts
-from mmbuild.models.families.shared.config_reading import section
+from mmbuild.models.families.llava import sections
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.processor_config import Placeholders
 
 
 def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
     """See :class:`~mmbuild.models.files.expected_files.ExpectedFiles`."""
-    facts = read_facts(config, vision)
-    tower = section(config, "vision_config", NAME, ("clip_vision_model",))
-    patches = (facts.visual.image_size[0] // tower["patch_size"]) ** 2
-    kinds = ("weight", "bias") if sections(config).root["multimodal_projector_bias"] else ("weight",)
+    facts, read = read_facts(config, vision), sections(config)
+    patches = (facts.visual.image_size[0] // read.tower["patch_size"]) ** 2
+    kinds = ("weight", "bias") if read.root["multimodal_projector_bias"] else ("weight",)
     return ExpectedFiles(
         vocab_size="text_config.vocab_size",
         hidden_size="text_config.hidden_size",
@@ -27,7 +25,7 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
         projector=tuple(f"multi_modal_projector.linear_{layer}.{kind}" for layer in (1, 2) for kind in kinds),
         placeholders=Placeholders(
             side=facts.visual.image_size,
-            patch=tower["patch_size"],
+            patch=read.tower["patch_size"],
             # Without the class token there are as many features as patches.
             strategy="default" if facts.visual.num_visual_features == patches else "full",
             additional=1,

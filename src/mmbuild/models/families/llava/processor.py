@@ -15,6 +15,7 @@ import torch
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.llava import facts as read_facts
+from mmbuild.models.families.llava import sections
 from mmbuild.models.families.processor import Processor, Request
 from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
 from mmbuild.models.families.shared.chat import Prompt, load_chat
@@ -118,7 +119,7 @@ def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
     """Write a byte-level tokenizer, and the model's image preprocessing."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-    facts = read_facts(config)
+    facts, read = read_facts(config), sections(config)
     assert facts.image_token_id is not None
     special = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": facts.image_token_id}
     side = facts.visual.image_size[0]
@@ -126,8 +127,8 @@ def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
     processor = LlavaProcessor(
         images,
         dummy_tokenizer.tokenizer(facts.llm.vocab_size, special),
-        patch_size=int(config["vision_config"].get("patch_size", 32)),
-        vision_feature_select_strategy=config.get("vision_feature_select_strategy", "default"),
+        patch_size=read.tower["patch_size"],
+        vision_feature_select_strategy=read.root["vision_feature_select_strategy"],
         num_additional_image_tokens=1,
     )
     processor.save_pretrained(out)
