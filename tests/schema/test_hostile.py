@@ -260,7 +260,7 @@ def test_the_model_itself_is_valid(model: Path) -> None:
 
 def test_a_config_that_names_no_tower_is_a_finding(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "vision_config": {"a": {}}}))
+    (model / "config.json").write_text(json.dumps({**config, "vision_config": {"model_type": {}}}))
     assert only(validated(model)).code == "MM411"
 
 

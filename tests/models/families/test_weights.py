@@ -12,6 +12,7 @@ from safetensors import safe_open
 from mmbuild.models import families
 from mmbuild.models.families.facts import Naming
 from support.models import tiny_families as tiny
+from support.models.tiny_llava import save_random_model
 
 
 def stored(directory: Path) -> set[str]:
@@ -125,3 +126,26 @@ def test_random_weights_of_two_sources(family: str, tmp_path: Path) -> None:
         config = json.loads((directory / "config.json").read_text())
         shapes = families.part(family, "reference").tensor_shapes(config)
         assert set(shapes) == stored(directory)
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2-opt", "blip2-t5", "nougat", "vila", "flat vila"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_table_of_visual_weights_is_that_of_the_module(family: str, seed: int, tmp_path: Path) -> None:
+    name = family.removeprefix("flat ")
+    kind = ("linear", "mlp2x_gelu", "mlp_downsample", "mlp3x_gelu")[seed]
+    if family == "llava":
+        save_random_model(tmp_path, seed)
+        sources = {"model": tmp_path}
+    elif family == "vila":
+        sources = tiny.save_vila(seed, tmp_path, kind)
+    elif family == "flat vila":
+        sources = tiny.save_flat_vila(seed, tmp_path, kind.replace("mlp_downsample", "linear"))
+    else:
+        tiny.save_model(name, seed, tmp_path)
+        sources = {"model": tmp_path}
+    weights = families.part(name, "visual_weights")
+    module = tiny.visual_module(name, sources)
+    assert weights.tensors(tiny.visual_shape(name, sources)) == {
+        weights.canonical("module", parameter): tuple(value.shape)
+        for parameter, value in module.named_parameters()
+    }

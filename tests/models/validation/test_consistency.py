@@ -114,6 +114,7 @@ NORM = "language_model.model.norm.weight"
 HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 BIAS = "multi_modal_projector.linear_1.bias"
+CLASS = "embeddings.class_embedding"
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -224,6 +225,10 @@ def set_text(directory: Path, **values: Any) -> None:
     edit(directory / "config.json", lambda config: config["text_config"].update(values))
 
 
+def set_tower(directory: Path, **values: Any) -> None:
+    edit(directory / "config.json", lambda config: config["vision_config"].update(values))
+
+
 WEIGHTS = {
     "config.json says another vocabulary": (
         lambda d: set_text(d, vocab_size=330),
@@ -257,6 +262,49 @@ WEIGHTS = {
         lambda d: rewrite(d / "model.safetensors", lambda held: held.pop(BIAS)),
         "MM430",
         ["tensor `multi_modal_projector.linear_1.bias` is missing from model.safetensors"],
+    ),
+    "config.json says a tower with a wider MLP": (
+        lambda d: set_tower(d, intermediate_size=64),
+        "MM431",
+        ["tensor `vision_tower.encoder.layers.0.mlp.fc1.bias`", "[48]", "[64]"],
+    ),
+    "config.json says a deeper tower": (
+        lambda d: set_tower(d, num_hidden_layers=5),
+        "MM430",
+        [
+            "tensor `vision_tower.encoder.layers.3.layer_norm1.bias` and 15 more of tower and projector are missing"
+        ],
+    ),
+    "the tower is missing": (
+        lambda d: rewrite(
+            d / "model.safetensors",
+            lambda held: [held.pop(name) for name in [*held] if "vision_tower" in name],
+        ),
+        "MM430",
+        ["tensor `vision_tower.embeddings.class_embedding` and 36 more of tower and projector are missing"],
+    ),
+    "a projector of another width": (
+        lambda d: rewrite(d / "model.safetensors", lambda held: held.update({BIAS: np.zeros(7, np.float32)})),
+        "MM431",
+        [BIAS, "[7]", "[32]"],
+    ),
+    "a tower under two names": (
+        lambda d: rewrite(
+            d / "model.safetensors",
+            lambda held: held.update({"vision_tower.vision_model." + CLASS: held["vision_tower." + CLASS]}),
+        ),
+        "MM434",
+        ["as `vision_tower.vision_model.embeddings.class_embedding` and as `vision_tower.embeddings"],
+    ),
+    "a class token of integers": (
+        lambda d: rewrite(
+            d / "model.safetensors",
+            lambda held: held.update(
+                {"vision_tower." + CLASS: held["vision_tower." + CLASS].astype(np.int64)}
+            ),
+        ),
+        "MM749",
+        ["vision_tower.embeddings.class_embedding", "I64"],
     ),
     "weights of something else": (
         lambda d: save_file({"weight": np.zeros(3, np.float32)}, d / "model.safetensors"),

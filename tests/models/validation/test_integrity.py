@@ -23,8 +23,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 26
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A whole model of two shards and 4 visual features."""
-    content = disk.config()
-    tensors = disk.decoder(content, np.random.default_rng(0))
+    content, rng = disk.config(), np.random.default_rng(0)
+    tensors = disk.decoder(content, rng) | disk.visual(content, rng)
     return disk.write_model(tmp_path / "model", content, tensors, shards=2)
 
 

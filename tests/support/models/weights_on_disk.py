@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from mmbuild.models.families.llava import visual_shape, visual_weights
+
 DEMO = Path(__file__).parents[3] / "examples" / "models" / "llava-shapes"
 OLD, NEW = (
     ("language_model.model.", "language_model.lm_head.weight"),
@@ -66,6 +68,18 @@ def decoder(
     if not content["tie_word_embeddings"]:
         tensors[head_name] = (text["vocab_size"], hidden)
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in tensors.items()}
+
+
+def visual(content: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Random float32 tensors of a small tower, which is put into ``content``, and of the projector."""
+    content["vision_config"] |= {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    shapes = visual_weights.tensors(visual_shape.shape(content))
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def write_model(

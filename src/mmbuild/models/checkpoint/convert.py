@@ -261,15 +261,24 @@ def _checked(full: str, part: SourceTensor, stored: Mapping[str, StoredTensor]) 
             code="MM430",
             hint="check that config.json belongs to these weights and that no shard is missing",
         )
-    if tensor.shape != part.shape:
+    require_shape(full, tensor, part.shape)
+    require_floats(full, tensor)
+    return tensor
+
+
+def require_shape(name: str, tensor: StoredTensor, implied: tuple[int, ...]) -> None:
+    """Check the shape of a tensor.
+
+    Raises:
+        CheckpointError: MM431, config.json implies another one.
+    """
+    if tensor.shape != implied:
         raise CheckpointError(
-            f"tensor `{full}` in `{tensor.file}` has shape {list(tensor.shape)}, "
-            f"but config.json implies {list(part.shape)}",
+            f"tensor `{name}` in `{tensor.file}` has shape {list(tensor.shape)}, "
+            f"but config.json implies {list(implied)}",
             code="MM431",
             hint="config.json does not match the weights; download both again",
         )
-    require_floats(full, tensor)
-    return tensor
 
 
 def _write_ranks(

@@ -5,6 +5,7 @@
                   model tensors, and ``settings_place``: its generation settings. Does not import torch.
 ``files``         ``expected``: location of tokenizer and processor, and numbers in them that repeat ``config.json``.
 ``visual``        ``make`` and ``canonical``: tower and projector as one module, and the names of its weights.
+``visual_weights``  ``canonical`` again, and ``tensors``: the shapes of these weights. Does not import torch.
 ``visual_shape``  ``shape``: the keys of ``config.json`` that this module is built from. Does not import torch.
 ``processor``     ``load``: converts prompts and images to token ids and pixels; ``write_stand_in`` for random models.
 ``reference``     ``load``, ``load_inputs``: model and processor of transformers; ``tensor_shapes`` of a random model.

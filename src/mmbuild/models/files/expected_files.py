@@ -27,7 +27,6 @@ class ExpectedFiles:
         template: Reader of the chat template; None if there is no template.
         placeholders: How the processor counts placeholders; None if it does not.
         queries: Whether the processor's number of placeholders is ``num_query_tokens``.
-        projector: Names of the projector's tensors in the model's weights, without prefixes that saved files may add.
         copies: Sections of config.json that repeat the config.json of a directory, by that directory.
     """
 
@@ -44,5 +43,4 @@ class ExpectedFiles:
     template: Holder | None = None
     placeholders: Placeholders | None = None
     queries: bool = False
-    projector: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()

@@ -15,7 +15,7 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import entries
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.families import family
+from mmbuild.models.families import family, part
 from mmbuild.models.families.facts import FamilyError, ModelFacts
 from mmbuild.models.files import (
     adapters,
@@ -66,6 +66,8 @@ def findings(model: Model) -> list[Finding]:
     found: list[Finding] = []
     for source in model.sources:
         found += _caught(source, lambda source=source: _weights(model, expected, source))  # type: ignore[misc]
+    if not found:
+        found += _visual_weights(model)
     for check in _CHECKS:
         source = expected.images[0] if check in _OF_IMAGES else "model"
         found += _caught(source, lambda check=check: check(model, expected))  # type: ignore[misc]
@@ -156,7 +158,6 @@ def _require_shapes(
     from mmbuild.models.validation.weight_shapes import (
         embedding_name,
         layer_names,
-        require_projector,
         require_shapes,
         stored_tensors,
     )
@@ -172,8 +173,6 @@ def _require_shapes(
     whole = len(files) == sum(len(found.files) for found in sets.values())
     keys = expected.vocab_size, expected.hidden_size
     require_shapes(model.family, model.facts, stored, keys, whole=whole)
-    if whole:
-        require_projector(expected.projector, stored)
     embedding = embedding_name(model.family, model.facts, stored)
     if embedding is not None:
         below, _, own = embedding.rpartition("/")
@@ -183,6 +182,27 @@ def _require_shapes(
             names = layer_names(model.family, model.facts, stored)
             layer = [name.removeprefix(f"{below}/") for name in names]
             weight_files.require_same_model(directory, own, layer, headers[below], other.files)
+
+
+def _visual_weights(model: Model) -> list[Finding]:
+    """Check tower and projector, whose weights may be in either source."""
+    # Imported late as above.
+    from mmbuild.models.validation.weight_shapes import VisualSide, stored_tensors, visual_fault
+
+    stored, whole = {}, len(model.sources) == len(model.configs)
+    for source, given in model.sources.items():
+        directories = model.facts.directories if source == "model" else ()
+        files: dict[str, Mapping[str, Any]] = {}
+        for name, found in _sets(given.directory, directories) if given.weights else ():
+            headers = _headers(given.directory / name, found)
+            whole &= len(headers) == len(found.files)
+            files |= {f"{name}/{file}" if name else file: header for file, header in headers.items()}
+        whole &= bool(files)
+        stored[source] = stored_tensors(files)
+    shape = part(model.family, "visual_shape").shape(model.configs["model"], model.configs.get("vision"))
+    names = part(model.family, "visual_weights")
+    fault = visual_fault(VisualSide(names.canonical, names.tensors(shape)), stored, whole=whole)
+    return [] if fault is None else [Finding(*fault)]
 
 
 # Small files.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmbuild.models.checkpoint.config import components
-from mmbuild.models.checkpoint.convert import find_sources, naming_of
-from mmbuild.models.checkpoint.hf_weights import StoredTensor
+from mmbuild.models.checkpoint.convert import find_sources, naming_of, require_shape, stored_twice
+from mmbuild.models.checkpoint.hf_weights import StoredTensor, require_floats
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.checkpoint.tensor_table import full_name, tensors
 from mmbuild.models.checkpoint.tied_embedding import with_embedding
@@ -81,25 +82,64 @@ def require_shapes(
         find_sources(family, specs, stored, tied=tied)
 
 
-def require_projector(names: Sequence[str], stored: Mapping[str, StoredTensor]) -> None:
-    """Check that all tensors of the projector are in the weights, or none, which the visual build reports.
+@dataclass(frozen=True, slots=True)
+class VisualSide:
+    """The weights of tower and projector.
+
+    Attributes:
+        canonical: Common name of a source's tensor; None if it is not of the visual side.
+        shapes: Shapes that config.json implies, by common name.
+    """
+
+    canonical: Callable[[str, str], str | None]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def visual_fault(
+    visual: VisualSide, stored: Mapping[str, Mapping[str, StoredTensor]], *, whole: bool
+) -> tuple[str, CheckpointError] | None:
+    """What is wrong with the weights of the visual side, as the step that converts them reads them.
 
     Args:
-        names: Their names without prefixes.
-        stored: :func:`stored_tensors` of all files.
+        visual: What config.json implies.
+        stored: :func:`stored_tensors` of each source, in the order in which they are read.
+        whole: Whether ``stored`` holds all tensors; otherwise a missing tensor is no fault.
 
-    Raises:
-        CheckpointError: MM430, one is missing.
+    Returns:
+        The source to blame, and MM430 a tensor is missing, MM431 has another shape, MM434 is stored twice, or MM749
+        holds integers; None if nothing is wrong.
     """
-    known = {name for name in names if any(full == name or full.endswith(f".{name}") for full in stored)}
-    for name in names:
-        if known and name not in known:
-            files = sorted({tensor.file for tensor in stored.values()})
-            raise CheckpointError(
-                f"tensor `{name}` is missing from {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}",
-                code="MM430",
-                hint="check that config.json belongs to these weights and that no shard is missing",
-            )
+    required = dict(visual.shapes)
+    for source, tensors_of_source in stored.items():
+        names: dict[str, str] = {}
+        for name, tensor in tensors_of_source.items():
+            known = visual.canonical(source, name)
+            if known not in required:
+                continue
+            if names.setdefault(known, name) != name:
+                return source, stored_twice(name, names[known])
+            try:
+                require_floats(name, tensor)
+                require_shape(name, tensor, required[known])
+            except CheckpointError as error:
+                return source, error
+        for known in names:
+            del required[known]
+    if required and whole:
+        return list(stored)[-1], _missing(sorted(required), stored)
+    return None
+
+
+def _missing(names: Sequence[str], stored: Mapping[str, Mapping[str, StoredTensor]]) -> CheckpointError:
+    files = sorted(
+        {tensor.file for tensors_of_source in stored.values() for tensor in tensors_of_source.values()}
+    )
+    which = "is" if len(names) == 1 else f"and {len(names) - 1} more of tower and projector are"
+    return CheckpointError(
+        f"tensor `{names[0]}` {which} missing from {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}",
+        code="MM430",
+        hint="check that config.json belongs to these weights and that no shard is missing",
+    )
 
 
 def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> str | None:

@@ -6,8 +6,6 @@ from mmbuild.models.families.blip2 import WHOLE, language_model
 from mmbuild.models.families.facts import Config
 from mmbuild.models.files.expected_files import ExpectedFiles
 
-_PROJECTOR = ("query_tokens", "language_projection.weight", "language_projection.bias")
-
 
 def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
     """See :class:`~mmbuild.models.files.expected_files.ExpectedFiles`."""
@@ -24,5 +22,4 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
         image_token=key if whole else None,
         adds_image_token=True,
         queries=True,
-        projector=_PROJECTOR if vision is None else (),
     )

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.models.families.blip2.visual_weights import canonical
 from mmbuild.models.families.shared.towers import built
 
-_PREFIXES = ("vision_model.", "qformer.", "language_projection.")
+__all__ = ["Blip2Visual", "canonical", "make"]
 
 
 class Blip2Visual(nn.Module):
@@ -43,8 +44,3 @@ class Blip2Visual(nn.Module):
 
 
 make = Blip2Visual
-
-
-def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (only a BLIP-2 checkpoint has such names)
-    """The tensor's name; None if it is not part of the visual side."""
-    return name if name == "query_tokens" or name.startswith(_PREFIXES) else None

@@ -13,7 +13,6 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
     """See :class:`~mmbuild.models.files.expected_files.ExpectedFiles`."""
     facts, read = read_facts(config, vision), sections(config)
     patches = (facts.visual.image_size[0] // read.tower["patch_size"]) ** 2
-    kinds = ("weight", "bias") if read.root["multimodal_projector_bias"] else ("weight",)
     return ExpectedFiles(
         vocab_size="text_config.vocab_size",
         hidden_size="text_config.hidden_size",
@@ -22,7 +21,6 @@ def expected(config: Config, vision: Config | None = None) -> ExpectedFiles:
         whole_processor=True,
         image_token="image_token_id" if config.get("image_token_id") is not None else "image_token_index",
         template="processor",
-        projector=tuple(f"multi_modal_projector.linear_{layer}.{kind}" for layer in (1, 2) for kind in kinds),
         placeholders=Placeholders(
             side=facts.visual.image_size,
             patch=read.tower["patch_size"],

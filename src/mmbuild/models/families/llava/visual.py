@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.models.families.llava.visual_weights import canonical
 from mmbuild.models.families.shared.towers import built
+
+__all__ = ["LlavaVisual", "canonical", "make"]
 
 
 class LlavaVisual(nn.Module):
@@ -54,13 +57,3 @@ class LlavaVisual(nn.Module):
 
 
 make = LlavaVisual
-
-
-def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)
-    """A tensor's name, normalized over releases of transformers; None if it is not part of the visual side.
-
-    Hubs have ``vision_tower.vision_model.encoder...`` and ``model.vision_tower.vision_model.encoder...``;
-    transformers 5 dropped the ``vision_model`` level from its modules.
-    """
-    plain = name.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.")
-    return plain if plain.startswith(("vision_tower.", "multi_modal_projector.")) else None

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.models.families.nougat.visual_weights import canonical
 from mmbuild.models.families.shared.towers import built
+
+__all__ = ["NougatVisual", "canonical", "make"]
 
 
 class NougatVisual(nn.Module):
@@ -34,8 +37,3 @@ class NougatVisual(nn.Module):
 
 
 make = NougatVisual
-
-
-def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)
-    """The tensor's name; None if it is not part of the visual side."""
-    return name if name.startswith(("encoder.", "enc_to_dec_proj.")) else None

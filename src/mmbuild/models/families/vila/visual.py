@@ -13,6 +13,9 @@ from torch.nn import functional
 from mmbuild.models.families.shared.towers import built
 from mmbuild.models.families.vila import DOWN_SAMPLING
 from mmbuild.models.families.vila.layout import Layout
+from mmbuild.models.families.vila.visual_weights import canonical
+
+__all__ = ["DownSample", "Projector", "VilaVisual", "canonical", "make", "make_projector", "tower_config"]
 
 
 class DownSample(nn.Module):
@@ -106,28 +109,3 @@ def make_projector(read: Layout) -> Projector:
 
 
 make = VilaVisual
-
-
-# What stands before a tower's or projector's own names: in the three directories, in one directory, in the second
-# source. Checkpoints of one directory hold the tower too where it was trained; transformers 5 dropped the level
-# `vision_model` from its modules.
-_PLACES = (
-    ("vision_tower/vision_tower.vision_model.", "vision_tower."),
-    ("vision_tower/vision_model.", "vision_tower."),
-    ("vision_tower/", "vision_tower."),
-    ("mm_projector/", "mm_projector."),
-    ("model.vision_tower.vision_tower.vision_model.", "vision_tower."),
-    ("model.vision_tower.vision_tower.", "vision_tower."),
-    ("model.mm_projector.", "mm_projector.layers."),
-)
-_SECOND = (("vision_model.", "vision_tower."), ("", "vision_tower."))
-
-
-def canonical(source: str, name: str) -> str | None:
-    """A tensor's name as the module's parameters have it; None where it is not of the visual side."""
-    if source == "module":
-        return name
-    for place, ours in _SECOND if source == "vision" else _PLACES:
-        if name.startswith(place):
-            return ours + name.removeprefix(place)
-    return None
