@@ -42,13 +42,26 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
     assert caught.value.code == "MM402"
 
 
-@pytest.mark.parametrize("name", ["model-2.safetensors", "../outside.safetensors"])
-def test_an_index_that_names_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
-    (tmp_path.parent / "outside.safetensors").write_bytes(b"")
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+def test_an_index_that_names_a_file_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-2.safetensors"}}')
     with pytest.raises(CheckpointError, match="which is not in") as caught:
         weight_files(tmp_path)
     assert caught.value.code == "MM405"
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["weights_a", "../outside", "sub/model-00001-of-00001", "/etc/model-1"])
+def test_shards_that_are_not_downloaded_under_their_names_are_refused(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    stem, ending = kind.split(".")
+    (tmp_path / f"weights_a.{ending}").write_bytes(b"")
+    (tmp_path.parent / f"outside.{ending}").write_bytes(b"")
+    (tmp_path / f"{kind}.index.json").write_text(json.dumps({"weight_map": {"w": f"{name}.{ending}"}}))
+    with pytest.raises(CheckpointError, match="which is not the name of a shard") as caught:
+        weight_files(tmp_path)
+    assert caught.value.code == "MM403"
+    assert f"`{stem}-00001-of-00002.{ending}`" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', "{}"])

@@ -654,6 +654,15 @@ SMALL_FILES = {
 }  # fmt: skip
 
 
+def test_shards_are_compared_whatever_they_are_called_after_model(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "model-a.safetensors")
+    names = load_file(model / "model-a.safetensors")
+    (model / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "model-a.safetensors")}))
+    assert messages(check(model)) == ""
+    set_text(model, vocab_size=330)
+    refused_once(check(model), "MM738", ["`text_config.vocab_size`", "`model-a.safetensors`"])
+
+
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("fault", SMALL_FILES)
 def test_small_files_that_contradict_are_refused(model: Path, fault: str, weights: bool) -> None:

@@ -19,6 +19,8 @@ from mmbuild.base.limits import SHARD_INDEX
 from mmbuild.base.safetensors_header import HeaderProblemError, require_header
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.errors import CheckpointError
+from mmbuild.models.files.hf_layout import is_weights
+from mmbuild.models.files.other_weights import hint_for_other_weights
 from mmbuild.models.files.weight_files import other_format
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ _READ_WHOLE = 1 << 30
 _PARTIAL = (".incomplete", ".part")
 _SHOWN = 80  # characters of a name in a message
 _MARK = "WeightsUnpickler error:"  # torch's, before the reason
-_ENDINGS = (".safetensors", ".bin")
 # safetensors' names of torch's number formats.
 _FORMATS = {
     "torch.float64": "F64",
@@ -107,7 +108,9 @@ def weight_files(model: Path) -> list[str]:
     raise CheckpointError(
         f"`{model}` contains no weights: neither {' nor '.join(name for pair in WEIGHT_FILES for name in pair)}",
         code="MM402",
-        hint=_unfinished(model) or "set model.source to a directory in Hugging Face layout",
+        hint=_unfinished(model)
+        or hint_for_other_weights(model)
+        or "set model.source to a directory in Hugging Face layout",
     )
 
 
@@ -139,19 +142,33 @@ def _indexed(model: Path, index: str) -> list[str]:
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise _invalid_index(model / index, "does not map tensors to files in `weight_map`")
     names = sorted(set(placed.values()))
+    # Files with other names are not downloaded, and are in no key.
+    odd = next((name for name in names if not is_weights(name)), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"`{index}` in `{model}` names `{_short(odd)}`, which is not the name of a shard",
+            code="MM403",
+            hint=f"call shards `{_shard_name(index)}`, next to the index, in the index too; or load the model with "
+            "transformers and save it again",
+        )
     present = {path.name for path in entries(model)}
     missing = next((name for name in names if name not in present), None)
     if missing is not None:
-        shown = missing if len(missing) <= _SHOWN else f"{missing[: _SHOWN - 4]} ..."
         raise CheckpointError(
-            f"`{index}` names `{shown}`, which is not in `{model}`",
+            f"`{index}` names `{_short(missing)}`, which is not in `{model}`",
             code="MM405",
             hint="complete the download; every shard named by the index is needed",
         )
-    wrong = next((name for name in names if not name.endswith(_ENDINGS)), None)
-    if wrong is not None:
-        raise _invalid_index(model / index, f"names `{wrong}`, which is not a weight file")
     return names
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"{name[: _SHOWN - 4]} ..."
+
+
+def _shard_name(index: str) -> str:
+    stem, ending = index.removesuffix(".index.json").rsplit(".", 1)
+    return f"{stem}-00001-of-00002.{ending}"
 
 
 def _invalid_index(path: Path, problem: str) -> CheckpointError:

@@ -20,6 +20,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import entries, read_beginning, require_regular
 from mmbuild.base.limits import MB
 from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.files.hf_layout import is_weights
 from mmbuild.models.files.small_files import LFS_POINTER, display, read_json
 
 Header = Mapping[str, Any]
@@ -81,7 +82,7 @@ def weight_set(directory: Path) -> WeightSet | None:
         SmallFileError: MM731, the index is damaged.
     """
     names = [path.name for path in entries(directory) if path.is_file()]
-    if not any(name == kind.single or kind.shard.fullmatch(name) for kind in KINDS for name in names):
+    if not any(is_weights(name) and not name.endswith(".json") for name in names):
         return None
     for kind in KINDS:
         found = _of_kind(kind, directory, names)

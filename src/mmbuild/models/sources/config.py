@@ -179,7 +179,7 @@ def _from_directory(directory: Path) -> SourceConfig:
         raise ConfigError(
             f"`{_shown(directory)}` is a file, not a model directory",
             code="MM130",
-            hint=f"name its directory, `{_shown(directory.parent)}`",
+            hint=_instead_of_file(directory),
         )
     if not os.path.isdir(directory):
         raise ConfigError(
@@ -193,6 +193,7 @@ def _from_directory(directory: Path) -> SourceConfig:
         raise _no_config(path, error.problem, error.hint) from None
     except OSError as error:
         # Imported late: most directories have a config.json.
+        from mmbuild.models.files.other_weights import hint_for_other_weights
         from mmbuild.models.files.wrong_directory import instead_of_model
 
         another = instead_of_model(directory)
@@ -201,9 +202,17 @@ def _from_directory(directory: Path) -> SourceConfig:
         raise ConfigError(
             f"`{_shown(path)}` cannot be read: {error.strerror or error}",
             code="MM130",
-            hint="a model directory needs its config.json",
+            hint=hint_for_other_weights(directory) or "a model directory needs its config.json",
         ) from None
     return SourceConfig(_parse(data, path), "file", (path.absolute(),))
+
+
+def _instead_of_file(file: Path) -> str:
+    from mmbuild.models.files.other_weights import hint_for
+
+    if (file.parent / "config.json").is_file():
+        return f"name its directory, `{_shown(file.parent)}`"
+    return hint_for(file.name) or f"name its directory, `{_shown(file.parent)}`"
 
 
 def _parse(data: bytes, path: Path) -> Mapping[str, Any]:
