@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -69,6 +70,15 @@ def policy(*, private: bool = True, **fields) -> PicturePolicy:
 )
 def test_data_urls(head) -> None:
     assert read_picture(head + base64.b64encode(CONTENT).decode(), PicturePolicy(), "") == CONTENT
+
+
+def test_base64_may_have_lines_and_escapes_as_in_a_url() -> None:
+    lines = base64.encodebytes(CONTENT * 50).decode()
+    assert "\n" in lines.strip()
+    assert read_picture("data:image/png;base64," + lines, PicturePolicy(), "") == CONTENT * 50
+    quoted = quote(base64.b64encode(bytes(range(256))).decode(), safe="")
+    assert "%2B" in quoted
+    assert read_picture("data:image/png;base64," + quoted, PicturePolicy(), "") == bytes(range(256))
 
 
 def test_a_data_url_that_is_too_large_is_not_decoded() -> None:

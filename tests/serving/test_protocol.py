@@ -64,6 +64,22 @@ def test_what_would_change_the_answer_is_not_ignored(name, value) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tool_calls", [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]),
+        ("function_call", {"name": "f", "arguments": "{}"}),
+        ("audio", {"id": "audio_1"}),
+        ("prefix", True),
+    ],
+)
+def test_parts_of_earlier_messages_that_the_model_would_not_read_are_refused(name, value) -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, name: value}]
+    error = refused(json.dumps({"messages": [*said, {"role": "user", "content": "and ?"}]}).encode())
+    assert error.param == f"messages.1.{name}"
+    chat(messages=[{"role": "user", "content": "hi", "tool_calls": None, "prefix": False, "name": "bob"}])
+
+
+@pytest.mark.parametrize(
     ("fields", "where"),
     [
         ({"temperature": -1}, "temperature"),

@@ -19,6 +19,7 @@ from mmbuild.serving.errors import ProtocolError
 
 _CHUNK = 1 << 16
 _BASE64 = re.compile(r"; *base64 *$", re.IGNORECASE)  # as in the URL standard of WHATWG, with its spaces
+_SPACE = b"\t\n\f\r "  # between lines of base64, which that standard ignores
 REQUEST_PIXELS = 2 * PIXELS
 """Pixels of all pictures in a request, which are in memory at the same time; ten pictures of a phone."""
 
@@ -126,9 +127,8 @@ def _from_data(url: str, policy: PicturePolicy, param: str) -> bytes:
     if len(content) > policy.most_bytes * 4 / 3 + 4:
         raise _too_large(policy, param)
     try:
-        if _BASE64.search(head):
-            return base64.b64decode(content, validate=True)
-        return unquote_to_bytes(content)
+        data = unquote_to_bytes(content)
+        return base64.b64decode(data.translate(None, _SPACE), validate=True) if _BASE64.search(head) else data
     except (binascii.Error, ValueError) as error:
         raise _refused(f"the data: URL is not base64: {error}", param) from None
 

@@ -66,6 +66,14 @@ _NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": (None, {}),
 }
 
+# The same of a message.
+_NOT_SUPPORTED_IN_MESSAGES: Mapping[str, tuple[Any, ...]] = {
+    "tool_calls": (None, []),
+    "function_call": (None,),
+    "audio": (None,),
+    "prefix": (None, False),  # of Mistral and DeepSeek: continue this message
+}
+
 MOST_TEXT = 1_000_000
 """Characters of all messages, or of a prompt. A context of 128,000 tokens has half as many."""
 
@@ -187,9 +195,10 @@ def parse(body: bytes, kind: type[Generation]) -> Any:
         raise ProtocolError(f"the body is not JSON that is taken: {error}", code="MM874") from None
     if not isinstance(content, dict):
         raise ProtocolError("the body is not a JSON object", code="MM874")
-    for name, harmless in _NOT_SUPPORTED.items():
-        if name in content and content[name] not in harmless:
-            raise ProtocolError(f"`{name}` is not supported", code="MM874", hint="leave it out", param=name)
+    _require_supported(content, _NOT_SUPPORTED)
+    messages = content.get("messages")
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        _require_supported(message, _NOT_SUPPORTED_IN_MESSAGES, f"messages.{number}.")
     try:
         request = kind.model_validate(content)
     except ValidationError as error:
@@ -204,6 +213,13 @@ def parse(body: bytes, kind: type[Generation]) -> Any:
             status=413,
         )
     return request
+
+
+def _require_supported(content: Any, table: Mapping[str, tuple[Any, ...]], where: str = "") -> None:
+    for name, harmless in table.items():
+        if isinstance(content, dict) and name in content and content[name] not in harmless:
+            param = where + name
+            raise ProtocolError(f"`{param}` is not supported", code="MM874", hint="leave it out", param=param)
 
 
 def _place(content: Any, location: Sequence[int | str], *, missing: bool) -> str:
