@@ -56,3 +56,8 @@ def test_a_recipe_is_shown_the_name_alone_because_it_may_be_in_another_directory
 def test_the_command_line_is_shown_the_path() -> None:
     assert path_hint(Path("models/llava-shape"), "check the path") == "did you mean `models/llava-shapes`?"
     assert path_hint(Path("x"), "check the path") == "check the path"
+
+
+def test_an_address_is_not_answered_with_a_path(project: Path) -> None:
+    for hint in (path_hint(Path("https://a.b/c.png"), "x"), recipe_path_hint(project / "https://a.b/c.png")):
+        assert hint == "addresses are not fetched: download the file, and name it"

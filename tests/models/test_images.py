@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from transformers.image_utils import load_image
 
 from mmbuild.models.errors import EngineError
+from mmbuild.models.image_files import problem
 from mmbuild.models.images import PictureError, open_picture
 from support.errors import refused
 
@@ -337,13 +338,32 @@ def test_other_modes_are_refused(mode):
     refused(EngineError, "MM517", open_picture, Image.new(mode, (4, 4)))
 
 
-@pytest.mark.parametrize("format_name", ["PPM", "ICO", "TGA", "PCX", "EPS", "JPEG2000"])
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "TGA", "PCX", "EPS"])
 def test_other_formats_are_refused_whatever_they_are_called(tmp_path, format_name):
     path = tmp_path / "a.png"
     noise(size=(16, 16)).save(path, format=format_name)
     assert (
         "not a picture in one of these formats" in refused(EngineError, "MM517", open_picture, path).message
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100), "a HEIC file"),
+        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00" + bytes(100), "an AVIF file"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100), "a JPEG 2000 file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing or other XML"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-LFS pointer: run `git lfs pull`"),
+    ],
+)
+def test_files_that_are_often_taken_for_pictures_are_named(tmp_path, content, name):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    assert refused(EngineError, "MM517", open_picture, path).message.endswith(f"it is {name}")
+    assert problem(path) == f"is {name}"
 
 
 def test_a_format_is_known_by_its_content(tmp_path):

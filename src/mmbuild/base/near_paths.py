@@ -10,6 +10,8 @@ from mmbuild.base.diagnostics import nearest
 from mmbuild.base.files import FileRefusedError, entries
 
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
+_ADDRESS = re.compile(r"https?:/")
+_FETCHED = "addresses are not fetched: download the file, and name it"
 _SIMILAR = 0.7
 """Minimum similarity of names, by difflib."""
 
@@ -42,6 +44,8 @@ def near_name(path: Path) -> str | None:
 
 def path_hint(path: Path, otherwise: str) -> str:
     """Return the hint for a ``path`` of the command line that does not exist; ``otherwise`` if none is similar."""
+    if _ADDRESS.match(str(path)):
+        return _FETCHED
     near = near_path(path)
     return f"did you mean `{near}`?" if near else otherwise
 
@@ -50,6 +54,8 @@ def recipe_path_hint(path: Path) -> str:
     """Return the hint for a ``path`` that a recipe names and that does not exist."""
     if _VARIABLE.search(str(path)):
         return "variables are not replaced in recipes; a shell replaces them in `--set KEY=VALUE`"
+    if _ADDRESS.search(str(path)):  # after the directory that the path is relative to
+        return _FETCHED
     near = near_name(path)
     return f"did you mean `{near}`?" if near else "check the path; it is relative to the file that names it"
 

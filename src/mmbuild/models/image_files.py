@@ -12,6 +12,7 @@ from pathlib import Path
 from mmbuild.base.files import FileRefusedError, read_beginning
 from mmbuild.base.near_paths import path_hint
 from mmbuild.models.errors import EngineError
+from mmbuild.models.image_headers import other_format
 
 # Magic numbers; that of WebP is split by its length.
 _BEGINNINGS = {
@@ -58,7 +59,7 @@ def require_usable(paths: Iterable[Path]) -> None:
 @lru_cache(maxsize=256)
 def _problem(path: Path, whole: bool, stat: tuple[int, ...]) -> str | None:  # noqa: ARG001 (key)
     try:
-        start = read_beginning(path, 16)
+        start = read_beginning(path, 32)
     except FileRefusedError as error:
         return error.problem
     except OSError as error:
@@ -66,7 +67,8 @@ def _problem(path: Path, whole: bool, stat: tuple[int, ...]) -> str | None:  # n
     if not start:
         return "is empty"
     if _format(start) is None:
-        return f"is not a {TAKEN} file"
+        other = other_format(start)
+        return f"is {other}" if other else f"is not a {TAKEN} file"
     return _undecodable(path, whole)
 
 

@@ -36,6 +36,26 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # excludes stuffing, fi
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8, 0xD9)
 
 
+# Beginnings of files that are often given as pictures, by offset and bytes, and what they are.
+_OTHERS: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
+    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1"), "a HEIC file"),
+    (4, (b"ftypavif", b"ftypavis"), "an AVIF file"),
+    (4, (b"ftypqt", b"ftypmp4", b"ftypisom", b"ftypM4V"), "a video"),
+    (0, (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"), "a JPEG 2000 file"),
+    (0, (b"\x00\x00\x00\x0cJXL ", b"\xff\x0a"), "a JPEG XL file"),
+    (0, (b"8BPS",), "a Photoshop file"),
+    (0, (b"%PDF",), "a PDF document"),
+    (0, (b"<svg", b"<?xml"), "an SVG drawing or other XML"),
+    (0, (b"<!DOCTYPE", b"<!doctype", b"<html"), "a web page"),
+    (0, (b"version https://git-lfs",), "a git-LFS pointer: run `git lfs pull`"),
+)
+
+
+def other_format(start: bytes) -> str | None:
+    """What a file is that is none of the pictures that are read, by its first 32 bytes; None if it is unknown."""
+    return next((name for at, beginnings, name in _OTHERS if start[at:].startswith(beginnings)), None)
+
+
 def excess(data: bytes) -> str | None:
     """The limit that an image file exceeds, as the end of a sentence; None if it exceeds none."""
     for start, check in _CHECKS:

@@ -213,6 +213,9 @@ def require_pixels(width: int, height: int) -> None:
 
 def _require_header(data: bytes) -> None:
     """Reject files that would take too much time or memory to open, before their size is known."""
+    other = headers.other_format(data[:32])
+    if other is not None:
+        raise RefusedError(f"it is {other}")
     too_many = headers.excess(data)
     if too_many is not None:
         raise RefusedError(too_many)

@@ -120,6 +120,14 @@ def test_directory_that_is_not_a_build_is_refused(project):
     assert caught.value.__cause__ is not None
 
 
+def test_a_file_is_called_a_file(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.touch()
+    with pytest.raises(DiffError, match=r"recipe.yaml` is a file, not an engine directory") as caught:
+        compare_builds(file, tmp_path)
+    assert caught.value.code == "MM851"
+
+
 def test_a_missing_build_is_called_missing(tmp_path):
     with pytest.raises(DiffError, match="missing` does not exist") as caught:
         compare_builds(tmp_path / "missing", tmp_path)

@@ -153,6 +153,8 @@ def _manifest(build: Path) -> Mapping[str, Any]:
     example = "give two directories such as build/llava-int4"
     if not build.exists():
         raise DiffError(f"`{build}` does not exist", code="MM851", hint=path_hint(build, example))
+    if not build.is_dir():
+        raise DiffError(f"`{build}` is a file, not an engine directory", code="MM851", hint=example)
     content = engine_manifest.read(build)
     try:
         for action in content["actions"]:
