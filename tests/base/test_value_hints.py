@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmbuild.base.value_hints import percent_hint, wrong_type_hint
+from mmbuild.base.value_hints import foreign_hint, percent_hint, wrong_type_hint
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from mmbuild.base.value_hints import percent_hint, wrong_type_hint
         ("x.png", "a list", "x.png", "put it in brackets: `[x.png]`"),
         ({"a": 1}, "a list", "{a: 1}", None),
         ("128", "a whole number", "'128'", "remove the quotes"),
+        ("0128", "a whole number", "0128", "write 128"),
         ("\u0661\u0662\u0668", "a whole number", "\u0661\u0662\u0668", "write 128"),
         ("4k", "a whole number", "4k", "write 4096"),
         ("4 K", "a whole number", "4 K", "write 4096"),
@@ -64,3 +65,18 @@ def test_values_of_the_wrong_type(value: Any, expected: str, written: str, hint:
 )
 def test_percentages(value: Any, most: float, hint: str | None) -> None:
     assert percent_hint(value, most) == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("backend\u00a0", "it contains U+00A0 (no-break space): type it again"),
+        ("torch\u200b", "it contains U+200B (zero width space): type it again"),
+        ("backend\uff1atorch", "it contains U+FF1A (fullwidth colon): type it again"),
+        ("backend torch", None),
+        ("größe", None),
+        (5, None),
+    ],
+)
+def test_characters_of_text_processors_are_named(text: Any, hint: str | None) -> None:
+    assert foreign_hint(text) == hint

@@ -78,6 +78,27 @@ def test_what_is_not_closed_is_named_where_it_begins(text: str, message: str, hi
     assert (item.message, item.hint, item.column) == (message, hint, 4)
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "column", "message"),
+    [
+        ("a:\n\u00a0\u00a0b: torch\n  c: 3", 2, 1, "a line is indented with U+00A0 (no-break space)"),
+        ("a:\n  backend\uff1a torch\n  c: 3", 2, 10, "a key ends with U+FF1A (fullwidth colon)"),
+    ],
+)
+def test_spaces_and_colons_of_text_processors_are_named(
+    text: str, line: int, column: int, message: str
+) -> None:
+    (item,) = read(text)[1]
+    assert (item.code, item.line, item.column, item.message) == ("MM101", line, column, message)
+
+
+def test_other_spaces_within_text_are_data() -> None:
+    node, findings = read("a: 10\u00a0000 \uff1a x\nb: '\u3000'")
+    assert not findings
+    assert node is not None
+    assert plain(node) == {"a": "10\u00a0000 \uff1a x", "b": "\u3000"}
+
+
 def test_an_alias_bomb_ends_early_in_one_finding() -> None:
     levels = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]

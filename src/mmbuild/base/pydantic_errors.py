@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmbuild.base.diagnostics import Diagnostic, nearest
-from mmbuild.base.value_hints import comment_hint, percent_hint, wrong_type_hint
+from mmbuild.base.value_hints import comment_hint, foreign_hint, percent_hint, wrong_type_hint
 from mmbuild.base.yaml_nodes import Span, YamlNode, diagnostic_at, dotted, find, plain
 
 Path = tuple[str | int, ...]
@@ -127,7 +127,7 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
     meant = form.other_keys.get(key) or next(iter(in_other_sections), near)
     if meant is not None and meant.rpartition(".")[0] == dotted(path[:-1]):
         meant = meant.rpartition(".")[2]
-    hint = form.key_hints.get(key)
+    hint = form.key_hints.get(key) or foreign_hint(key)
     if meant == key and len(path) > 1:  # right, at the wrong depth
         meant, hint = None, f"`{key}` is a key of the {form.name} itself: write it without indentation"
     where = f"`{dotted(path[:-1])}`" if len(path) > 1 else f"a {form.name}"
@@ -160,7 +160,7 @@ def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...], form: Doc
         path=dotted(path),
         allowed=allowed,
         suggestion=meant,
-        hint=form.value_hint(dotted(path), value) or comment_hint(value),
+        hint=form.value_hint(dotted(path), value) or comment_hint(value) or foreign_hint(value),
     )
 
 

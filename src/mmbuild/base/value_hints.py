@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ _KIBI = re.compile(r"(\d{1,9})\s*[kK]")
 _WITH_UNIT = re.compile(r"\d{1,9}(?:\.\d{1,9})?\s*([A-Za-z]{2,20})")
 _TIGHT_PAIR = re.compile(r"([A-Za-z_]{1,100}):(\S{1,200})(?: .*)?")
 _TIGHT_COMMENT = re.compile(r"(\S{1,200})#(?: .*)?")
+_DIGITS = 16
 _MOST = 1e15
 """Larger numbers are not written out."""
 
@@ -52,7 +54,10 @@ def _text_hint(value: Any, written: str) -> str | None:
 
 def _number_hint(value: Any, *, whole: bool) -> str | None:
     if isinstance(value, str) and value.isascii() and value.isdigit():
-        return "remove the quotes"
+        # A number with a leading zero, such as 0128, is text without any quotes.
+        return (
+            f"write {int(value)}" if value.startswith("0") and len(value) < _DIGITS else "remove the quotes"
+        )
     if isinstance(value, str) and (found := _PERCENT.fullmatch(value)):
         return None if whole else f"write {float(found[1]) / 100:g}"
     number = _whole(value) if whole else None
@@ -87,3 +92,20 @@ def comment_hint(value: Any) -> str | None:
     """Return what to do about a value that ends with what was meant as a comment, such as ``torch# or hf``."""
     found = _TIGHT_COMMENT.fullmatch(value) if isinstance(value, str) else None
     return f"a comment needs a space before its `#`: `{found[1]}  # ...`" if found else None
+
+
+def foreign_character(text: str) -> str | None:
+    """The first space that is no ordinary one, invisible character or wide colon, with its name; None without any.
+
+    They come with text that is copied from web pages, documents and chats.
+    """
+    for sign in "" if text.isascii() else text:
+        if sign == "\uff1a" or (unicodedata.category(sign) in ("Zs", "Cf") and sign != " "):
+            return f"U+{ord(sign):04X} ({unicodedata.name(sign, 'unnamed').lower()})"
+    return None
+
+
+def foreign_hint(text: Any) -> str | None:
+    """Return what to do about a key or a word with a character of :func:`foreign_character`."""
+    found = foreign_character(text) if isinstance(text, str) else None
+    return f"it contains {found}: type it again" if found else None

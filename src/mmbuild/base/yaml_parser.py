@@ -15,6 +15,7 @@ import yaml
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
+from mmbuild.base.value_hints import foreign_character
 from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at
 
 MAX_DEPTH = YAML_TEXT.depth
@@ -25,6 +26,10 @@ _TAG = "tag:yaml.org,2002:"
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _TIGHT = re.compile(r"(?P<key>\s*(?:- )?[A-Za-z_]{1,100}:)(?P<value>[^\s/:][^\s]{0,199})\s*$")
+# A line that begins with spaces of text processors, or has the wide colon of Chinese and Japanese keyboards.
+_FOREIGN = re.compile(
+    "(?P<before> *(?:- )?(?:[A-Za-z_]{1,100}(?=\uff1a))?)(?P<sign>[^\\S \t]|[\u200b-\u200f\u2060\ufeff\uff1a])"
+)
 # What libyaml was parsing at the error. The start of that construct is a better location than the error itself.
 _UNCLOSED = {
     "while parsing a flow mapping": (
@@ -152,6 +157,9 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
         )
     if character == "\t" or (mark is None and "\t" in span.excerpt):
         return diagnostic_at("MM102", "a tab is used for indentation", span, hint="indent with spaces")
+    foreign = _foreign_character(source, span)
+    if foreign is not None:
+        return foreign
     context = getattr(error, "context", None)
     opened = getattr(error, "context_mark", None)
     if opened is not None and context in _UNCLOSED:
@@ -171,6 +179,19 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
         )
     message = f"{problem} {context}" if context else problem
     return diagnostic_at("MM101", f"not valid YAML: {message}", span, hint=_syntax_hint(problem, character))
+
+
+def _foreign_character(source: Source, span: Span) -> Diagnostic | None:
+    """A space that YAML does not take, or a wide colon, at the line of the error or at the one before."""
+    numbers = [number for number in range(span.line, 0, -1) if source.lines[number - 1].strip()][:2]
+    for number in numbers:
+        found = _FOREIGN.match(source.lines[number - 1])
+        if found:
+            at = Span(source, number, found.end("before") + 1)
+            name = foreign_character(found["sign"])
+            where = "a key ends with" if found["sign"] == "\uff1a" else "a line is indented with"
+            return diagnostic_at("MM101", f"{where} {name}", at, hint="type the beginning of this line again")
+    return None
 
 
 def _tight_colon(source: Source, span: Span, opened: Any) -> Span | None:
