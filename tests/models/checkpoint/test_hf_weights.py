@@ -60,7 +60,7 @@ def test_shards_that_are_not_downloaded_under_their_names_are_refused(
     (tmp_path / f"{kind}.index.json").write_text(json.dumps({"weight_map": {"w": f"{name}.{ending}"}}))
     with pytest.raises(CheckpointError, match="which is not the name of a shard") as caught:
         weight_files(tmp_path)
-    assert caught.value.code == "MM403"
+    assert caught.value.code == "MM733"
     assert f"`{stem}-00001-of-00002.{ending}`" in str(caught.value.hint)
 
 

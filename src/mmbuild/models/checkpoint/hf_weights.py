@@ -96,7 +96,8 @@ def weight_files(model: Path) -> list[str]:
     """Names of the weight files in a directory and its subdirectories.
 
     Raises:
-        CheckpointError: MM402, there are none; MM405, a file named by an index is missing.
+        CheckpointError: MM402, there are none; MM405, a file named by an index is missing; MM733, it has another name
+            than a shard.
     """
     below = [path for path in entries(model) if path.is_dir()]
     files = [
@@ -124,7 +125,7 @@ def own_weight_files(directory: Path) -> list[str]:
     """Names of the weight files in a directory, without subdirectories; may be empty.
 
     Raises:
-        CheckpointError: MM403 and MM405 as :func:`weight_files`.
+        CheckpointError: MM403, MM405 and MM733 as :func:`weight_files`.
     """
     for single, index in WEIGHT_FILES:
         if (directory / index).exists():
@@ -147,7 +148,7 @@ def _indexed(model: Path, index: str) -> list[str]:
     if odd is not None:
         raise CheckpointError(
             f"`{index}` in `{model}` names `{_short(odd)}`, which is not the name of a shard",
-            code="MM403",
+            code="MM733",
             hint=f"call shards `{_shard_name(index)}`, next to the index, in the index too; or load the model with "
             "transformers and save it again",
         )
