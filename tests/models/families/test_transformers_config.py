@@ -149,3 +149,18 @@ def test_whole_numbers_are_no_numbers_with_a_decimal_point() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "most", "more"),
+    [
+        ("llama", "num_hidden_layers", 4096, 10**9),
+        ("clip_vision_model", "num_hidden_layers", 4096, 4097),
+        ("t5", "num_decoder_layers", 4096, 10**6),
+        ("donut-swin", "depths", [2, 4096], [2, 4097]),
+    ],
+)
+def test_layers_are_no_more_than_can_be_listed(model_type: str, key: str, most: Any, more: Any) -> None:
+    assert parse(model_type, {key: most})[key] == most
+    error = refused(FamilyError, "MM411", parse, model_type, {key: more}, "x.")
+    assert f"`x.{key}` in config.json is {display(more)}, and must be at most 4,096 layers" in error.message

@@ -44,6 +44,7 @@ def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[
             _require_kind(where, key, value, rules.fields[target], rules.defaults.get(target))
         values[target] = value
     _require_common(values, where)
+    _require_few_layers(values, rules, where)
     for width, heads in rules.multiples:
         require_multiple(values, where, width, heads)
     return values
@@ -177,6 +178,18 @@ def _require_common(values: Mapping[str, Any], where: str) -> None:
         raise wrong_value(
             where, "use_return_dict", values["use_return_dict"], "removed: transformers cannot set it"
         )
+
+
+_MOST_LAYERS = 4096
+"""Many more than any model has, and few enough to list the tensors of each."""
+
+
+def _require_few_layers(values: Mapping[str, Any], rules: ConfigClass, where: str) -> None:
+    for key in rules.fields:
+        value = values[key]
+        counts = [value] if key.endswith("layers") else value if key == "depths" else []
+        if any(_is_int(count) and count > _MOST_LAYERS for count in counts):
+            raise wrong_value(where, key, value, f"at most {_MOST_LAYERS:,} layers", rules.defaults.get(key))
 
 
 def _is_whole(text: str) -> bool:
