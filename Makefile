@@ -19,7 +19,7 @@ demo: $(STAMP)
 # Types are checked beside the tests: without mypy's cache that takes a minute of one core.
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	$(BIN)/mypy & types=$$!; PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	$(BIN)/mypy & types=$$!; PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 		wait $$types && exit $$tests
 
 # With more random shapes and precisions of each family: ten minutes more.
