@@ -75,9 +75,9 @@ def test_a_tensor_under_the_names_of_two_releases_is_refused(module, tmp_path, o
     # transformers takes the last of the two, whichever that is.
     content = {**tensors(), other: torch.ones(5, 3)}
     if shards:
-        save_file({other: content.pop(other)}, tmp_path / "b.safetensors")
-        save_file(content, tmp_path / "a.safetensors")
-        placed = dict.fromkeys(content, "a.safetensors") | {other: "b.safetensors"}
+        save_file({other: content.pop(other)}, tmp_path / "model-b.safetensors")
+        save_file(content, tmp_path / "model-a.safetensors")
+        placed = dict.fromkeys(content, "model-a.safetensors") | {other: "model-b.safetensors"}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
     else:
         save_file(content, tmp_path / "model.safetensors")
@@ -107,8 +107,8 @@ def test_of_two_sources_the_first_one_counts(module, tmp_path):
 def test_shards_of_an_index(module, tmp_path):
     shards = {}
     for number, (name, tensor) in enumerate(tensors().items()):
-        save_file({name: tensor}, tmp_path / f"part-{number}.safetensors")
-        shards[name] = f"part-{number}.safetensors"
+        save_file({name: tensor}, tmp_path / f"model-{number}.safetensors")
+        shards[name] = f"model-{number}.safetensors"
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     fill(module, {"model": tmp_path}, canonical)
     assert_filled(module, tensors())
