@@ -1,6 +1,8 @@
 """Kernels of a graph start early only if they wait by themselves, and only where the driver can do it."""
 
+import ast
 import ctypes
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +103,17 @@ def test_another_kernel_does_not(run, name):
     driver = Driver(*chain((KERNEL, b"_join"), (KERNEL, name.encode())))
     assert run(driver) == 0
     assert driver.edges == {(1, 2): PLAIN}
+
+
+def test_ours_that_start_early_are_those_that_wait_whatever_their_arguments_are():
+    waiting, named = set(), set()
+    for module in (Path(graph_overlap.__file__).parent / "kernels").glob("*.py"):
+        for function in ast.parse(module.read_text()).body:
+            if isinstance(function, ast.FunctionDef) and "EARLY" in ast.unparse(function.args):
+                statements = map(ast.unparse, function.body)  # not below a condition
+                waiting |= {function.name} if "wait_for_previous(EARLY)" in statements else set()
+                named |= {function.name} if graph_overlap._WAITS.fullmatch(function.name.encode()) else set()
+    assert waiting == named == {"_packed_product", "_grouped_product", "_stored_product", "_attend", "_join"}
 
 
 def test_only_after_kernels(run):

@@ -99,9 +99,10 @@ class RankLinear(nn.Module, ABC):
 
 def both(first: RankLinear, second: RankLinear, x: Tensor) -> tuple[Tensor, Tensor]:
     """What two layers of the same sizes and format make of x [..., in], by one kernel where there is one."""
-    sums = first.sums([second], [first.factored(x), second.factored(x)])
+    rows = first.factored(x), second.factored(x)
+    sums = first.sums([second], rows)
     if sums is None:
-        return first(x), second(x)
+        return first.of_factored(rows[0]), second.of_factored(rows[1])
     return first.finish(joined(sums[0], x)), second.finish(joined(sums[1], x))
 
 
